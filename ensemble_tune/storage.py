@@ -1,0 +1,77 @@
+"""Writing files so that a reader, or a later run, never sees half of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ASIDE = ".partial-"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; on success it replaces `path` in one step, on failure it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
+    try:
+        yield aside
+        _flush(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder to fill; on success it becomes `path`, replacing an older one; on failure it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
+    aside.mkdir()
+    try:
+        yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        remove_folder(path)
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that it is there whole or not at all; a folder that is not there is fine."""
+    if not path.exists():
+        return
+    aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
+    os.replace(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether `path` was being written or removed when its process died."""
+    return path.name.startswith(_ASIDE)
+
+
+def remove_partial(folder: Path) -> None:
+    """Clears what dead processes left half-written directly in `folder`; call it only as the folder's one writer."""
+    for path in folder.glob(f"{_ASIDE}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Puts a file's bytes on the disk, so that the rename after it never outlives them."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,52 @@
+"""The seam between training and searching: a trial is a generator of epoch results.
+
+A trial knows nothing of who consumes it. A search on Ray is one consumer, the final training another, a test a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+Value: TypeAlias = str | int | float | bool | None
+"""What a parameter may hold: exactly what TOML, Parquet and JSON agree on."""
+
+Params: TypeAlias = Mapping[str, Value]
+"""One trial's parameters by name. A search adds `seed`, the trial's own seed, to what its space proposes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder that holds a trial's state after an epoch."""
+
+    folder: Path
+    epoch: int
+
+
+def _save_nothing(folder: Path) -> None:
+    """A trial without state has nothing to save."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochResult:
+    """What one epoch of one trial gave."""
+
+    epoch: int
+    """Counted from 1."""
+    scores: Mapping[str, float]
+    """By name, for example miou, loss, iou.car; nan where a score is undefined."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall-clock seconds by part, for example train, evaluate."""
+    save: Callable[[Path], None] = _save_nothing
+    """Writes the trial's state after this epoch into an existing, empty folder; valid until the trial is advanced."""
+
+
+class Trial(Protocol):
+    """Trains one configuration, epoch by epoch.
+
+    Resumed from the checkpoint of epoch k, it yields epochs k+1, k+2, ... exactly as if it had never been interrupted.
+    """
+
+    def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]: ...
