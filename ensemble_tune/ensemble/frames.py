@@ -1,0 +1,99 @@
+"""A split's frames at a working size, as training and scoring see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble_tune.ensemble.dataset import Dataset
+from ensemble_tune.ensemble.frame_cache import IGNORED, StoredFrames, stored_frames
+from ensemble_tune.ensemble.image_file import Pixels, read_image
+
+__all__ = ["IGNORED", "Frames", "load_frames", "read_image"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """Frames with their labels, all at one working size; the arrays are memory-mapped and read-only."""
+
+    classes: tuple[str, ...]
+    small: tuple[str, ...]
+    """The small-object classes."""
+    size: tuple[int, int]
+    """Working height and width in pixels."""
+    names: tuple[str, ...]
+    sequences: tuple[str, ...]
+    """The sequence of each frame."""
+    places: tuple[tuple[StoredFrames, int], ...]
+    """Where each frame is stored, and in which row there."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, i: int) -> Pixels:
+        """(h, w, 3) RGB."""
+        stored, row = self.places[i]
+        return cast(Pixels, stored.images[row])
+
+    def label(self, i: int) -> Pixels:
+        """(h, w) class indices, or IGNORED."""
+        stored, row = self.places[i]
+        return cast(Pixels, stored.labels[row])
+
+    def truth(self, i: int) -> Pixels:
+        """(H, W) class indices, or IGNORED, at the frame's own size, which may differ from frame to frame."""
+        stored, row = self.places[i]
+        return stored.truths[row]
+
+    def subset(self, indices: Iterable[int]) -> Frames:
+        """The frames at `indices`, in that order."""
+        rows = [int(i) for i in indices]
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in rows),
+            sequences=tuple(self.sequences[i] for i in rows),
+            places=tuple(self.places[i] for i in rows),
+        )
+
+    def join(self, other: Frames) -> Frames:
+        """These frames, then the other ones. Raises ValueError where classes or working size differ."""
+        if (self.classes, self.size) != (other.classes, other.size):
+            raise ValueError(f"cannot join frames of {self.classes} at {self.size} to {other.classes} at {other.size}")
+        return replace(
+            self,
+            names=self.names + other.names,
+            sequences=self.sequences + other.sequences,
+            places=self.places + other.places,
+        )
+
+    def class_frequencies(self) -> npt.NDArray[np.float64]:
+        """(C,) share of each class in the labelled pixels at the working size; sums to 1."""
+        counts = np.zeros(IGNORED + 1, np.int64)
+        for i in range(len(self)):  # one at a time, since bincount makes eight bytes of each
+            counts += np.bincount(self.label(i).ravel(), minlength=IGNORED + 1)
+        labelled = counts[: len(self.classes)].astype(np.float64)
+        return cast(npt.NDArray[np.float64], labelled / max(1.0, labelled.sum()))
+
+
+def load_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Path) -> Frames:
+    """The frames of train, val or test at a working size.
+
+    size: height and width in pixels; exact fractions of the frames' own size keep labels sharp. cache: a local folder
+    that keeps the decoded frames, safe to share between processes and data sets. Raises DataError where a file cannot
+    be read any more.
+    """
+    frames = dataset.splits[split]
+    stored = stored_frames(dataset, split, size, cache)
+    return Frames(
+        classes=dataset.spec.classes,
+        small=dataset.spec.small,
+        size=size,
+        names=tuple(frame.name for frame in frames),
+        sequences=tuple(frame.sequence for frame in frames),
+        places=tuple((stored, row) for row in range(len(frames))),
+    )
