@@ -1,0 +1,158 @@
+"""Base models: any architecture and encoder of segmentation_models_pytorch, behind one interface."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import cast
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ensemble_tune.ensemble.config import BaseConfig, Precision, format_size
+from ensemble_tune.ensemble.encoder_weights import check_encoder_weights, is_hub_name, load_encoder_weights
+from ensemble_tune.ensemble.precision import autocast
+from ensemble_tune.errors import ConfigError, suggest
+
+# Kept here because smp asks the model hub for them, which takes 25 s off line.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_STRIDE = 32
+"""Every encoder of smp works on sides that are multiples of this."""
+
+
+class Normalise(nn.Module):
+    """Frames as networks expect them, by the mean and deviation of ImageNet's pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not saved with the weights: they are constants, not something learnt.
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(IMAGENET_STD).view(3, 1, 1)), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) RGB in 0..255, of any type, to float32 of the same shape."""
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
+        return (pixels - cast(Tensor, self.mean)) * cast(Tensor, self.scale)
+
+
+class BaseModel(nn.Module):
+    """A segmentation network that takes frames as they are stored.
+
+    Frames are normalised and padded here, and the number type of the arithmetic is chosen here, so that training,
+    scoring and segmenting cannot differ.
+    """
+
+    def __init__(self, network: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.normalise = Normalise()
+        self.network = network
+        self.precision = precision
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, h, w), uint8 RGB of any size, to logits (B, C, h, w), float32."""
+        height, width = images.shape[-2:]
+        pixels = F.pad(self.normalise(images), (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+        with autocast(self.precision, images.device):
+            logits = cast(Tensor, self.network(pixels))
+        return logits[..., :height, :width].float()
+
+
+def build_base_model(config: BaseConfig, classes: int, *, pretrained: bool = True) -> BaseModel:
+    """The network of `config`, its initial weights drawn from `config.seed`; on the CPU.
+
+    pretrained: whether `config.encoder_weights` are put in; False where a checkpoint is loaded next, so that a trained
+    model needs neither the hub nor the file again. Raises ConfigError if the weights cannot be had or do not fit.
+    """
+    weights = config.encoder_weights if pretrained else None
+    hub = None
+    if weights is not None:
+        check_encoder_weights(config.encoder, weights)
+        hub = weights if is_hub_name(config.encoder, weights) else None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        network = _network(config, classes, hub)
+    if weights is not None and hub is None:
+        load_encoder_weights(network.encoder, config.encoder, Path(weights))
+    return BaseModel(network, config.precision)
+
+
+def check_base_model(config: BaseConfig) -> None:
+    """Raises ConfigError if `config` cannot be built and trained: it is tried without memory or arithmetic.
+
+    Finds unknown names with the nearest valid one, encoders that an architecture cannot take, sizes that are too small
+    for it, a batch of one where its normalisation needs two, and weights that cannot be had.
+    """
+    _check_names(config)
+    try:
+        network = _without_memory(config)
+        height, width = (side + -side % _STRIDE for side in config.size)
+        network.train()(torch.empty(config.batch_size, 3, height, width, device="meta"))
+    except Exception as error:  # smp and timm raise whatever comes to hand; each means "not this combination"
+        raise ConfigError(_reason(config, error)) from error
+    if config.encoder_weights is not None:
+        check_encoder_weights(config.encoder, config.encoder_weights)
+        if not is_hub_name(config.encoder, config.encoder_weights):
+            build_base_model(config, classes=2)
+
+
+def _network(config: BaseConfig, classes: int, hub_weights: str | None) -> smp.base.SegmentationModel:
+    options = {} if config.decoder_attention is None else {"decoder_attention_type": config.decoder_attention}
+    return smp.create_model(
+        config.architecture, config.encoder, encoder_weights=hub_weights, in_channels=3, classes=classes, **options
+    )
+
+
+def _without_memory(config: BaseConfig) -> nn.Module:
+    """The network of `config` with shapes but no numbers."""
+    try:
+        with torch.device("meta"):
+            return cast(nn.Module, _network(config, classes=2, hub_weights=None))
+    except RuntimeError as error:
+        # Mix Transformers read the depths of their drop paths out of a tensor, which only real memory allows.
+        if "meta tensors" not in str(error):
+            raise
+        return cast(nn.Module, _network(config, classes=2, hub_weights=None).to("meta"))
+
+
+def _check_names(config: BaseConfig) -> None:
+    architectures = list(smp.MODEL_ARCHITECTURES_MAPPING)
+    if config.architecture not in architectures:
+        raise ConfigError(
+            f"no architecture is called {config.architecture!r}; {suggest(config.architecture, architectures)}"
+        )
+    if config.encoder.startswith("tu-"):
+        if not timm.is_model(config.encoder.removeprefix("tu-")):
+            known = [f"tu-{name}" for name in timm.list_models()]
+            raise ConfigError(f"no encoder is called {config.encoder!r}; {suggest(config.encoder, known)}")
+    elif config.encoder not in smp.encoders.get_encoder_names():
+        known = smp.encoders.get_encoder_names()
+        raise ConfigError(f"no encoder is called {config.encoder!r}; {suggest(config.encoder, known)}")
+
+
+def _reason(config: BaseConfig, error: Exception) -> str:
+    """One line: what cannot be built or trained, why, and what to change."""
+    why = " ".join(str(error).split()).rstrip(".")
+    model = f"{config.architecture} with the encoder {config.encoder!r}"
+    if "more than 1 value per channel" in why:
+        return (
+            f"{model} at size {format_size(config.size)} needs batches of at least 2 frames, because it normalises "
+            f"one value per frame, but batch_size is {config.batch_size}; set it to 2 or more"
+        )
+    if _builds_larger(config):
+        return f"{model} cannot work at size {format_size(config.size)}: {why}; try a larger size"
+    return f"{model} cannot be built: {why}; choose another encoder, for example resnet18 or mobilenet_v2"
+
+
+def _builds_larger(config: BaseConfig) -> bool:
+    """Whether the same network works on larger frames."""
+    try:
+        larger = dataclasses.replace(config, size=(512, 512), batch_size=2, encoder_weights=None)
+        _without_memory(larger).train()(torch.empty(2, 3, 512, 512, device="meta"))
+    except Exception:  # as above
+        return False
+    return True

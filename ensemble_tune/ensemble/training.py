@@ -1,0 +1,124 @@
+"""The only epoch loop: trains base models and meta-models alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size
+from ensemble_tune.ensemble.schedule import learning_rate
+from ensemble_tune.ensemble.training_state import TrainingState
+from ensemble_tune.errors import ConfigError, TrainingError
+from ensemble_tune.trial import Checkpoint, EpochResult
+
+_STEPS_BETWEEN_CHECKS = 16
+"""On a GPU, where looking at a number makes the processor wait for all that it has asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step sees."""
+
+    inputs: tuple[Tensor, ...]
+    """The model's arguments, each (B, ...)."""
+    labels: Tensor
+    """(B, h, w) class indices, or IGNORED."""
+
+
+def train_epochs(
+    *,
+    model: nn.Module,
+    config: BaseConfig | MetaConfig,
+    loss: nn.Module,
+    batches: Callable[[int], Iterable[Batch]],
+    steps: int,
+    score: Callable[[nn.Module], Mapping[str, float]],
+    device: torch.device,
+    resume: Checkpoint | None,
+) -> Iterator[EpochResult]:
+    """Trains `model` in place, and yields after every epoch until `config.stop_epoch`, or else `config.epochs`.
+
+    loss: (logits, labels) to a scalar. batches: the `steps` batches of an epoch, counted from 1; always the same ones
+    for the same epoch. score: the scores of the model, which it finds in evaluation mode. resume: goes on after that
+    epoch, exactly as if never interrupted; from the last epoch it restores the model and yields nothing.
+
+    Scores are those of `score` and train_loss, the mean over the epoch's steps. Raises ConfigError where an epoch has
+    no step, RunError where the checkpoint is not of this training, TrainingError where loss or gradient are no longer
+    finite.
+    """
+    if steps < 1:
+        raise ConfigError(
+            f"an epoch must have one full batch, but there are fewer frames than {config.batch_size}; lower batch_size"
+        )
+    loss.to(device)
+    state = TrainingState(model, config, steps, device)
+    done = 0
+    if resume is not None:
+        state.restore(resume)
+        done = resume.epoch
+    for epoch in range(done + 1, (config.stop_epoch or config.epochs) + 1):
+        # The only source of chance inside an epoch, and known from its number: no generator's state needs saving.
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1, np.uint64)[0]))
+        started = time.perf_counter()
+        train_loss = _train_epoch(state, loss, batches(epoch), epoch)
+        trained = time.perf_counter()
+        model.eval()
+        scores = {"train_loss": train_loss, **score(model)}
+        evaluated = time.perf_counter()
+        yield EpochResult(
+            epoch=epoch,
+            scores=scores,
+            seconds={"train": trained - started, "evaluate": evaluated - trained},
+            save=partial(state.save, epoch=epoch),
+        )
+
+
+def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch], epoch: int) -> float:
+    """One pass over the training frames; returns the mean loss."""
+    config, device = state.config, state.device
+    between_checks = 1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS
+    total = torch.zeros((), device=device)
+    watched = torch.zeros((), device=device)
+    state.model.train()
+    for step, batch in zip(range(state.steps), batches, strict=True):
+        overall = (epoch - 1) * state.steps + step
+        rate = learning_rate(config.schedule, config.learning_rate, overall, config.epochs * state.steps)
+        try:
+            value, norm = _train_step(state, loss, batch, rate)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"a step must fit the GPU's memory, but batch_size {config.batch_size} at {format_size(config.size)} "
+                "does not; lower one of them, or give the trial a larger share of a GPU"
+            ) from error
+        total += value
+        # The scaler meets infinite gradients on purpose, and leaves their steps out.
+        watched += value if state.scaler.is_enabled() else value + norm
+        if ((step + 1) % between_checks == 0 or step + 1 == state.steps) and not math.isfinite(watched.item()):
+            raise TrainingError(
+                f"loss and gradient must be finite, but they are {value.item():g} and {norm.item():g} (norm) at epoch "
+                f"{epoch}, step {step + 1} of {state.steps}, learning rate {rate:.3g}; lower learning_rate, set "
+                "gradient_clip to 1, or set precision to float32"
+            )
+    return total.item() / state.steps
+
+
+def _train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; returns the loss and the gradient's norm before clipping, still on the device."""
+    inputs = (tensor.to(state.device, non_blocking=True) for tensor in batch.inputs)
+    value: Tensor = loss(state.model(*inputs), batch.labels.to(state.device, non_blocking=True))
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    state.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(state.scaler.scale(value))
+    state.scaler.unscale_(state.optimiser)
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), state.config.gradient_clip or math.inf)
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    return value.detach(), norm

@@ -1,0 +1,133 @@
+"""What one training needs to go on from an epoch: weights, optimiser state and a few scalars; no pickle.
+
+model.safetensors      the model's weights and buffers, alone: all that inference needs
+optimiser.safetensors  "<parameter>/<quantity>": AdamW's two means and its step
+state.json             epoch, digest of the config, steps an epoch, scale of the loss
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
+from ensemble_tune.ensemble.precision import number_type
+from ensemble_tune.errors import RunError
+from ensemble_tune.trial import Checkpoint
+
+WEIGHTS_FILE = "model.safetensors"
+_OPTIMISER_FILE = "optimiser.safetensors"
+_STATE_FILE = "state.json"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
+
+
+class TrainingState:
+    """A model on its device, with the optimiser and the loss scale that train it.
+
+    steps: an epoch's steps. AdamW is Loshchilov and Hutter 2019; normalisation weights and biases are not decayed,
+    since shrinking them regularises nothing.
+    """
+
+    def __init__(self, model: nn.Module, config: BaseConfig | MetaConfig, steps: int, device: torch.device) -> None:
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.config, self.steps, self.device = config, steps, device
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        matrices = [pair for pair in named if pair[1].ndim > 1]
+        vectors = [pair for pair in named if pair[1].ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": [parameter for _, parameter in matrices], "weight_decay": config.weight_decay},
+                {"params": [parameter for _, parameter in vectors], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            fused=True,
+        )
+        self._parameters = dict([*matrices, *vectors])
+        # Half precision alone has too few exponents for gradients; the other types pass through unscaled.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=number_type(config.precision, device) == torch.float16)
+
+    def save(self, folder: Path, epoch: int) -> None:
+        """Writes the state after `epoch` into an existing folder."""
+        save_file(_stored(self.model.state_dict()), folder / WEIGHTS_FILE)
+        moments = {
+            f"{name}/{quantity}": value
+            for name, parameter in self._parameters.items()
+            for quantity, value in self.optimiser.state.get(parameter, {}).items()
+        }
+        save_file(_stored(moments), folder / _OPTIMISER_FILE)
+        state = {"epoch": epoch, "scaler": self.scaler.state_dict(), **self._identity()}
+        (folder / _STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to the state that `save` wrote. Raises RunError if it is damaged, or of another training."""
+        folder = checkpoint.folder
+        state = _read_state(folder)
+        for name, mine in {"epoch": checkpoint.epoch, **self._identity()}.items():
+            if state.get(name) != mine:
+                raise RunError(
+                    f"a checkpoint must be of the training that resumes it, but {str(folder)!r} has {name} "
+                    f"{state.get(name)!r} instead of {mine!r}; start the trial anew, or restore its settings and frames"
+                )
+        load_weights(self.model, folder)
+        moments = _read_tensors(folder / _OPTIMISER_FILE)
+        state_of: dict[int, dict[str, Tensor]] = {}
+        for index, (name, parameter) in enumerate(self._parameters.items()):
+            own = {key: moments[f"{name}/{key}"] for key in _MOMENTS if f"{name}/{key}" in moments}
+            # The order of dimensions in memory is restored too: a fused step walks all its tensors alike.
+            state_of[index] = {
+                key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in own.items()
+            }
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state_of, "param_groups": groups})
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+
+    def _identity(self) -> dict[str, str | int]:
+        """What must be equal for one training to continue another; how far a trial goes is not part of it."""
+        return {"config": dataclasses.replace(self.config, stop_epoch=None).digest(), "steps": self.steps}
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Copies a training's weights in `folder` into `model`. Raises RunError if they are damaged or do not fit."""
+    try:
+        model.load_state_dict(_read_tensors(folder / WEIGHTS_FILE))
+    except RuntimeError as error:
+        fault = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"weights must fit the model, but {str(folder / WEIGHTS_FILE)!r} does not: {fault}; "
+            "use the configuration they were trained with"
+        ) from error
+
+
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors wants them: on the processor, densely packed in the order of their dimensions."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{str(file)!r} is missing or damaged; remove the checkpoint, and start from an earlier one"
+        ) from error
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    file = folder / _STATE_FILE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{str(file)!r} is missing or damaged; remove the checkpoint, and start from an earlier one"
+        ) from error
+    return dict(state)
