@@ -1,11 +1,11 @@
 """Every error that ensemble_tune raises on purpose.
 
-    EnsembleTuneError        one line: the rule, the value, the remedy
-    +-- ConfigError          a setting, a search space or a manifest is wrong
-    +-- DataError            a data set breaks a rule
-    +-- RunError             a run folder lacks an earlier stage, is locked, or is damaged
-    +-- PredictionsError     saved predictions do not fit what they are asked for
-    +-- TrainingError        training cannot go on, for example because the loss is NaN
+EnsembleTuneError        one line: the rule, the value, the remedy
++-- ConfigError          a setting, a search space or a manifest is wrong
++-- DataError            a data set breaks a rule
++-- RunError             a run folder lacks an earlier stage, is locked, or is damaged
++-- PredictionsError     saved predictions do not fit what they are asked for
++-- TrainingError        training cannot go on, for example because the loss is NaN
 """
 
 from __future__ import annotations
@@ -41,9 +41,14 @@ class TrainingError(EnsembleTuneError):
 def suggest(name: str, valid: Iterable[str]) -> str:
     """The end of an error message that rejects `name`: the nearest valid name, or all of them."""
     known = [str(candidate) for candidate in valid]
-    folded = {candidate.lower().replace("-", "").replace("_", "").replace("+", "plus"): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower().replace("-", "").replace("_", "").replace("+", "plus"), folded, n=1)
+    folded = {_fold(candidate): candidate for candidate in known}
+    near = difflib.get_close_matches(_fold(name), folded, n=1)
     if near:
         return f"did you mean {folded[near[0]]!r}?"
     shown = ", ".join(sorted(known)[:12])
     return f"valid: {shown}{', ...' if len(known) > 12 else ''}"
+
+
+def _fold(name: str) -> str:
+    """A name without what people spell differently."""
+    return name.lower().replace("-", "").replace("_", "").replace("+", "plus")

@@ -14,13 +14,13 @@ _ASIDE = ".partial-"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; on success it replaces `path` in one step, on failure it is removed."""
+    """Yields a path beside `path` to write to; on success it becomes `path` in one step, on failure it goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
     try:
         yield aside
         _flush(aside)
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -33,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill; on success it becomes `path`, replacing an older one; on failure it is removed."""
+    """Yields an empty folder to fill; on success it becomes `path` in place of an older one, on failure it goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
     aside.mkdir()
@@ -43,7 +43,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _flush(file)
         remove_folder(path)
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -53,7 +53,7 @@ def remove_folder(path: Path) -> None:
     if not path.exists():
         return
     aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
-    os.replace(path, aside)
+    path.replace(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 

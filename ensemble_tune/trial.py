@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-Value: TypeAlias = str | int | float | bool | None
-"""What a parameter may hold: exactly what TOML, Parquet and JSON agree on."""
+Value: TypeAlias = str | int | float | bool
+"""What a parameter may hold: what TOML, Parquet and JSON agree on. The text "none" stands for nothing."""
 
 Params: TypeAlias = Mapping[str, Value]
 """One trial's parameters by name. A search adds `seed`, the trial's own seed, to what its space proposes."""
@@ -49,4 +49,5 @@ class Trial(Protocol):
     Resumed from the checkpoint of epoch k, it yields epochs k+1, k+2, ... exactly as if it had never been interrupted.
     """
 
-    def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]: ...
+    def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
+        """Trains; `resume` is the checkpoint to go on from, None at the start."""

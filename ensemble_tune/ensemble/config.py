@@ -51,12 +51,9 @@ class _Config:
         return cls(**values)
 
     def to_params(self) -> dict[str, Value]:
-        """The config as plain values, a size as text; `from_params` reads it back."""
-        out: dict[str, Value] = {}
-        for name in self.field_names():
-            value = getattr(self, name)
-            out[name] = format_size(value) if isinstance(value, tuple) else value
-        return out
+        """The config as plain values, a size as text, without what is None; `from_params` reads it back."""
+        values = {name: getattr(self, name) for name in self.field_names()}
+        return {n: format_size(v) if isinstance(v, tuple) else v for n, v in values.items() if v is not None}
 
     def digest(self) -> str:
         """16 hex digits that name this config: equal configs, equal digests."""

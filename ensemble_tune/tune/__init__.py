@@ -1,1 +1,1 @@
-"""Searching: spaces, samplers, schedulers, the ledger and their runner on Ray. Knows ray, optuna and pyarrow, never torch."""
+"""Searching: spaces, samplers, schedulers, ledger, and their runner on Ray. Knows ray, optuna, pyarrow, never torch."""

@@ -1,0 +1,1 @@
+"""Distributed hyper-parameter search for two-stage semantic-segmentation ensembles."""

@@ -1,0 +1,213 @@
+"""One stage's decisions, apart from whoever trains: what runs next, who goes on, what is written, what is kept."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ensemble_tune.trial import Value
+from ensemble_tune.tune.ledger import Ledger
+from ensemble_tune.tune.record import EpochRecord, Mode, Status, TrialRecord, Worth, trial_name
+from ensemble_tune.tune.sampler import Sampler, derive_seed
+from ensemble_tune.tune.scheduler import Scheduler
+from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
+
+_FLUSH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What a stage wants."""
+
+    stage: str
+    metric: str
+    mode: Mode = "max"
+    trials: int
+    """How many trials the stage has in all, those of earlier calls included."""
+    keep: int
+    """How many of the best trials keep a checkpoint."""
+    worth: Worth = "best"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One trial to train: `params` hold the seed too."""
+
+    trial: str
+    number: int
+    params: Mapping[str, Value]
+
+
+class Conductor:
+    """Drives sampler, scheduler and ledger; asked and told by a runner, which alone knows where trials run."""
+
+    def __init__(
+        self,
+        goal: Goal,
+        *,
+        sampler: Sampler,
+        scheduler: Scheduler,
+        ledger: Ledger,
+        checkpoints: Path,
+        points: Sequence[Mapping[str, Value]] = (),
+        provenance: Mapping[str, str] | None = None,
+        protected: frozenset[str] = frozenset(),
+    ) -> None:
+        """checkpoints: the folder of all trial folders. points: parameters to try first. protected: trials whose
+        checkpoint is never removed. The ledger is open."""
+        self.goal = goal
+        self._sampler = sampler
+        self._scheduler = scheduler
+        self._ledger = ledger
+        self.checkpoints = checkpoints
+        self._points = points
+        self._provenance = dict(provenance or {})
+        self._protected = protected
+        self._records: dict[str, TrialRecord] = {}
+        self._curves: dict[str, dict[int, float]] = {}
+        self._stopping: set[str] = set()
+        self._waiting: deque[Assignment] = deque()
+        self._flushed = time.monotonic()
+        self._take_up()
+
+    def folder(self, trial: str) -> TrialFolder:
+        """Where a trial keeps its checkpoints."""
+        return TrialFolder(self.checkpoints / trial)
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial of the stage so far, by number."""
+        return sorted(self._records.values(), key=lambda record: record.number)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no trial is left to start; some may still run."""
+        return not self._waiting and len(self._records) >= self.goal.trials
+
+    def next(self) -> Assignment | None:
+        """The next trial to start, interrupted ones first; None when none is left."""
+        if self._waiting:
+            return self._waiting.popleft()
+        if self.exhausted:
+            return None
+        number = max((record.number for record in self._records.values()), default=-1) + 1
+        params = dict(self._points[number] if number < len(self._points) else self._sampler.propose(number))
+        seed = int(params.pop("seed", derive_seed(self.goal.seed, f"trial-{number}")))
+        record = TrialRecord(
+            trial=trial_name(self.goal.stage, number),
+            stage=self.goal.stage,
+            number=number,
+            status=Status.RUNNING,
+            params=params,
+            seed=seed,
+            started=datetime.now(UTC),
+            provenance=self._provenance,
+        )
+        self._put(record)
+        self._flush()
+        return _assignment(record)
+
+    def epoch(self, row: EpochRecord) -> bool:
+        """Takes an epoch's row; whether the trial trains on. A row of a replaced attempt changes nothing."""
+        record = self._records[row.trial]
+        if record.status is not Status.RUNNING or row.attempt < record.attempt or row.epoch in self._curves[row.trial]:
+            return row.trial not in self._stopping and record.status is Status.RUNNING
+        self._take_row(row)
+        goes_on = self._scheduler.goes_on(row.trial, row.epoch, row.scores.get(self.goal.metric, float("nan")))
+        if not goes_on:
+            self._stopping.add(row.trial)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._flush()
+        return goes_on
+
+    def ended(self, trial: str, error: str | None = None) -> None:
+        """A trial has no more epochs: it reached its last, was stopped, or failed with `error`."""
+        record = self._records[trial]
+        if record.status is not Status.RUNNING:
+            return
+        status = Status.FAILED if error else Status.STOPPED if trial in self._stopping else Status.FINISHED
+        record = replace(record, status=status, error=error, ended=datetime.now(UTC))
+        self._put(record)
+        self._sampler.observe(record, self._curves[trial])
+        self._retain(record)
+        self._flush()
+
+    def _take_up(self) -> None:
+        """Goes on where the ledger and the checkpoints say an earlier process ended."""
+        for record in self._ledger.trials(self.goal.stage):
+            self._records[record.trial] = record
+            self._curves[record.trial] = {}
+        rows = self._ledger.epochs(self.goal.stage)
+        for record in [r for r in self._records.values() if r.status is Status.RUNNING]:
+            rows = [row for row in rows if row.trial != record.trial] + self._recovered(record)
+        for row in sorted(rows, key=lambda row: row.reported):
+            score = row.scores.get(self.goal.metric, float("nan"))
+            self._curves[row.trial][row.epoch] = score
+            if not self._scheduler.goes_on(row.trial, row.epoch, score):
+                self._stopping.add(row.trial)
+        for record in self.records():
+            if record.status is not Status.RUNNING:
+                self._sampler.observe(record, self._curves[record.trial])
+            elif record.trial in self._stopping:
+                self.ended(record.trial)
+            else:
+                self._waiting.append(_assignment(record))
+        self._flush()
+
+    def _recovered(self, record: TrialRecord) -> list[EpochRecord]:
+        """An interrupted trial's rows, from the checkpoint that it will go on from; the ledger is made to agree."""
+        checkpoint = self.folder(record.trial).latest()
+        rows = rows_of(checkpoint) if checkpoint else []
+        fresh = replace(record, epochs=0, best_epoch=None, score=None, scores={}, seconds=0.0)
+        for row in rows:
+            self._ledger.put_epoch(row)
+            fresh = fresh.with_epoch(row, self.goal.metric, self.goal.mode, self.goal.worth)
+        self._ledger.drop_epochs_after(record, checkpoint.epoch if checkpoint else 0)
+        self._records[record.trial] = fresh
+        self._ledger.put_trial(fresh)
+        return rows
+
+    def _take_row(self, row: EpochRecord) -> None:
+        self._curves[row.trial][row.epoch] = row.scores.get(self.goal.metric, float("nan"))
+        self._ledger.put_epoch(row)
+        self._put(self._records[row.trial].with_epoch(row, self.goal.metric, self.goal.mode, self.goal.worth))
+
+    def _put(self, record: TrialRecord) -> None:
+        self._records[record.trial] = record
+        self._curves.setdefault(record.trial, {})
+        self._ledger.put_trial(record)
+
+    def _flush(self) -> None:
+        self._ledger.flush()
+        self._flushed = time.monotonic()
+
+    def _retain(self, record: TrialRecord) -> None:
+        """Of an ended trial, the checkpoint it is worth; of a trial outside the best `keep`, none."""
+        if record.best_epoch is not None:
+            self.folder(record.trial).keep({record.best_epoch})
+        ranked = [r for r in rank(self.records(), self.goal.mode) if r.status is not Status.RUNNING]
+        losers = [r for r in ranked[self.goal.keep :] if r.trial not in self._protected]
+        failed = [r for r in self.records() if r.status is Status.FAILED]
+        for loser in (*losers, *failed):
+            self.folder(loser.trial).remove()
+
+
+def rank(records: Sequence[TrialRecord], mode: Mode) -> list[TrialRecord]:
+    """Trials with a score, the best first; of equals, the earlier."""
+    scored = [record for record in records if record.score is not None and record.status is not Status.FAILED]
+    sign = -1.0 if mode == "max" else 1.0
+    return sorted(scored, key=lambda record: (sign * (record.score or 0.0), record.number))
+
+
+def best_of(records: Sequence[TrialRecord], mode: Mode) -> TrialRecord | None:
+    """The trial with the best score among those that ended, or None."""
+    ended = [record for record in records if record.status is not Status.RUNNING]
+    return next(iter(rank(ended, mode)), None)
+
+
+def _assignment(record: TrialRecord) -> Assignment:
+    return Assignment(record.trial, record.number, {**record.params, "seed": record.seed})

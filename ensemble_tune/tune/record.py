@@ -1,0 +1,150 @@
+"""What a search remembers of a trial and of each of its epochs, as plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from ensemble_tune.trial import Value
+
+Mode = Literal["max", "min"]
+Worth = Literal["best", "last"]
+"""Which epoch a trial is worth: its best, or its last where the number of epochs was chosen before."""
+
+
+class Status(StrEnum):
+    """Where a trial stands; every status but RUNNING is an end."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    """Trained to its last epoch."""
+    STOPPED = "stopped"
+    """Ended early by the scheduler."""
+    FAILED = "failed"
+    """Its training raised an error, or its worker died too often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One epoch of one trial: a row of the ledger's epochs."""
+
+    trial: str
+    stage: str
+    number: int
+    """The trial's place in its stage, from 0."""
+    attempt: int
+    """Which life of the trial gave this row, from 1."""
+    epoch: int
+    """Counted from 1."""
+    scores: Mapping[str, float]
+    seconds: Mapping[str, float]
+    """Wall-clock seconds by part, for example train, evaluate, checkpoint."""
+    reported: datetime
+    """When the epoch ended, in UTC."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON can hold it: nan becomes null."""
+        return {
+            "trial": self.trial,
+            "stage": self.stage,
+            "number": self.number,
+            "attempt": self.attempt,
+            "epoch": self.epoch,
+            "scores": {name: None if math.isnan(score) else score for name, score in self.scores.items()},
+            "seconds": dict(self.seconds),
+            "reported": self.reported.isoformat(),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> EpochRecord:
+        """Reads back `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+        return cls(
+            trial=str(row["trial"]),
+            stage=str(row["stage"]),
+            number=int(row["number"]),
+            attempt=int(row["attempt"]),
+            epoch=int(row["epoch"]),
+            scores={str(k): math.nan if v is None else float(v) for k, v in row["scores"].items()},
+            seconds={str(k): float(v) for k, v in row["seconds"].items()},
+            reported=datetime.fromisoformat(row["reported"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One trial: a row of the ledger's trials."""
+
+    trial: str
+    """Stage and number, for example base-0007."""
+    stage: str
+    number: int
+    """The trial's place in its stage, from 0."""
+    status: Status
+    params: Mapping[str, Value]
+    """Every parameter, the fixed ones too, without the seed."""
+    seed: int
+    started: datetime
+    """When the trial was proposed, in UTC."""
+    ended: datetime | None = None
+    attempt: int = 1
+    """How many lives the trial has had."""
+    epochs: int = 0
+    """Epochs trained so far."""
+    best_epoch: int | None = None
+    """The epoch with the best score; None while there is none."""
+    score: float | None = None
+    """The search's metric at the best epoch."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """All scores at the best epoch."""
+    seconds: float = 0.0
+    """Wall-clock seconds of all its epochs."""
+    error: str | None = None
+    """Why it failed, in one line."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Versions, git commit, digests of data and space."""
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it has a score to be compared by."""
+        return self.status in (Status.FINISHED, Status.STOPPED) and self.score is not None
+
+    def with_epoch(self, row: EpochRecord, metric: str, mode: Mode, worth: Worth) -> TrialRecord:
+        """This trial after one more epoch; under worth "best", a score that is nan never becomes the best."""
+        score = row.scores.get(metric, math.nan)
+        if worth == "last":
+            better = self.best_epoch is None or row.epoch > self.best_epoch
+        else:
+            better = not math.isnan(score) and (self.score is None or is_better(score, self.score, mode))
+        return replace(
+            self,
+            attempt=max(self.attempt, row.attempt),
+            epochs=max(self.epochs, row.epoch),
+            seconds=self.seconds + sum(row.seconds.values()),
+            best_epoch=row.epoch if better else self.best_epoch,
+            score=(None if math.isnan(score) else score) if better else self.score,
+            scores=row.scores if better else self.scores,
+        )
+
+
+def is_better(score: float, than: float, mode: Mode) -> bool:
+    """Whether `score` beats `than`; equal scores do not."""
+    return score > than if mode == "max" else score < than
+
+
+def best_epoch(rows: Iterable[EpochRecord], metric: str, mode: Mode) -> int | None:
+    """The epoch with the best score, the first of equals; None where no score is a number."""
+    best, best_score = None, math.nan
+    for row in rows:
+        score = row.scores.get(metric, math.nan)
+        if not math.isnan(score) and (best is None or is_better(score, best_score, mode)):
+            best, best_score = row.epoch, score
+    return best
+
+
+def trial_name(stage: str, number: int) -> str:
+    """The id of a stage's trial, for example base-0007."""
+    return f"{stage}-{number:04d}"
