@@ -25,6 +25,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
+        """(B, K, h, w) to (B, K, h, w)."""
         return features * torch.sigmoid(self.excitation(features.mean((2, 3), keepdim=True)))
 
 
@@ -40,6 +41,7 @@ class CbamChannelAttention(nn.Module):
         self.shared = _bottleneck(channels)
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, K, h, w) to (B, K, h, w)."""
         """(B, K, h, w) to (B, K, h, w)."""
         average = self.shared(features.mean((2, 3), keepdim=True))
         peak = self.shared(features.amax((2, 3), keepdim=True))
@@ -57,6 +59,7 @@ class SpatialAttention(nn.Module):
         self.convolution = nn.Conv2d(2, 1, kernel_size=7, padding=3)
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, K, h, w) to (B, K, h, w)."""
         """(B, K, h, w) to (B, K, h, w)."""
         described = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1)
         return features * torch.sigmoid(self.convolution(described))
@@ -77,6 +80,7 @@ class EfficientChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
+        """(B, K, h, w) to (B, K, h, w)."""
         weights = self.convolution(features.mean((2, 3)).unsqueeze(1))
         return features * torch.sigmoid(weights).transpose(1, 2).unsqueeze(-1)
 
@@ -92,6 +96,7 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, K, h, w) to (B, K, h, w)."""
         """(B, K, h, w) to (B, K, h, w)."""
         return nn.functional.channel_shuffle(features, self.groups)
 

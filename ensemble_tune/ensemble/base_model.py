@@ -145,7 +145,7 @@ def _reason(config: BaseConfig, error: Exception) -> str:
         )
     if _builds_larger(config):
         return f"{model} cannot work at size {format_size(config.size)}: {why}; try a larger size"
-    return f"{model} cannot be built: {why}; choose another encoder, for example resnet18 or mobilenet_v2"
+    return f"{model} cannot be built: {why}; choose another of the two, for example unet with resnet18"
 
 
 def _builds_larger(config: BaseConfig) -> bool:

@@ -49,9 +49,9 @@ def train_epochs(
     for the same epoch. score: the scores of the model, which it finds in evaluation mode. resume: goes on after that
     epoch, exactly as if never interrupted; from the last epoch it restores the model and yields nothing.
 
-    Scores are those of `score` and train_loss, the mean over the epoch's steps. Raises ConfigError where an epoch has
-    no step, RunError where the checkpoint is not of this training, TrainingError where loss or gradient are no longer
-    finite.
+    Scores are those of `score` and train_loss, the mean over the epoch's steps. Between epochs, and at the end, the
+    model is in evaluation mode. Raises ConfigError where an epoch has no step, RunError where the checkpoint is not of
+    this training, TrainingError where loss or gradient are no longer finite.
     """
     if steps < 1:
         raise ConfigError(
@@ -62,6 +62,7 @@ def train_epochs(
     done = 0
     if resume is not None:
         state.restore(resume)
+        model.eval()
         done = resume.epoch
     for epoch in range(done + 1, (config.stop_epoch or config.epochs) + 1):
         # The only source of chance inside an epoch, and known from its number: no generator's state needs saving.
