@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from ensemble_tune.ensemble.augment import Augment
+from ensemble_tune.ensemble.frames import IGNORED
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (30, 40, 3), np.uint8)
+LABEL = np.kron(RNG.integers(0, 11, (6, 8), np.uint8), np.ones((5, 5), np.uint8))
+
+
+def test_same_seed_gives_the_same_frame_whatever_came_before() -> None:
+    used, fresh = Augment(1.0), Augment(1.0)
+    for seed in range(5):
+        used(IMAGE, LABEL, seed)
+    for mine, theirs in zip(used(IMAGE, LABEL, 7), fresh(IMAGE, LABEL, 7), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_another_seed_gives_another_frame() -> None:
+    augment = Augment(0.5)
+    assert len({augment(IMAGE, LABEL, seed)[0].tobytes() for seed in range(10)}) > 5
+
+
+def test_strength_0_gives_back_what_it_is_given() -> None:
+    image, label = Augment(0)(IMAGE, LABEL, 3)
+    assert image is IMAGE and label is LABEL
+
+
+def test_labels_are_never_blended_and_the_outside_is_ignored() -> None:
+    augment, seen = Augment(1.0), set()
+    for seed in range(30):
+        image, label = augment(IMAGE, np.where(LABEL > 5, 9, 2).astype(np.uint8), seed)
+        assert image.shape == IMAGE.shape and label.shape == LABEL.shape
+        assert image.dtype == label.dtype == np.uint8
+        seen |= set(np.unique(label).tolist())
+    assert seen == {2, 9, IGNORED}
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_maps_move_with_the_label_and_are_not_relit(models: int) -> None:
+    classes = np.arange(11)
+    maps = np.tile((LABEL[..., None] == classes).astype(np.uint8) * 255, (1, 1, models))
+    augment = Augment(1.0)
+    for seed in range(10):
+        _, label, moved = augment(IMAGE, LABEL, seed, maps=maps)
+        inside = label != IGNORED
+        peak = moved[..., :11].argmax(-1)
+        assert (peak == label)[inside].mean() > 0.9
+        assert moved.max() == 255 and moved.shape == maps.shape
+    assert (moved[..., :11] == moved[..., -11:]).all()
+
+
+def test_maps_do_not_change_what_happens_to_the_image() -> None:
+    augment = Augment(0.7)
+    maps = np.zeros((30, 40, 22), np.uint8)
+    assert np.array_equal(augment(IMAGE, LABEL, 4)[0], augment(IMAGE, LABEL, 4, maps=maps)[0])

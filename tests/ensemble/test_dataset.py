@@ -1,0 +1,195 @@
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tiny_frames import write_frame, write_sequences
+
+from ensemble_tune.ensemble import dataset as module
+from ensemble_tune.ensemble.dataset import Dataset, open_dataset
+from ensemble_tune.errors import DataError
+
+CAMVID = Path(__file__).parents[3] / "shared" / "camvid"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_sequences(tmp_path / "data", "train", {"0001TP": 6, "0006R0": 5})
+    return write_sequences(tmp_path / "data", "val", {"0016E5": 3})
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def names(dataset: Dataset, split: str) -> list[str]:
+    return [frame.name for frame in dataset.splits[split]]
+
+
+def refused(root: Path, cache: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        open_dataset(root, cache)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_frames_are_paired_sorted_and_know_their_sequence(root: Path, cache: Path) -> None:
+    dataset = open_dataset(str(root), cache)
+    assert names(dataset, "train") == [f"0001TP_{i:05d}" for i in range(6)] + [f"0006R0_{i:05d}" for i in range(5)]
+    assert {frame.sequence for frame in dataset.splits["train"]} == {"0001TP", "0006R0"}
+    assert all(frame.image.stem == frame.mask.stem == frame.name for frame in dataset.splits["val"])
+    assert not dataset.has_test
+
+
+def test_frame_10_comes_after_frame_9(root: Path, cache: Path) -> None:
+    write_frame(root, "val", "0016E5_f9")
+    write_frame(root, "val", "0016E5_f10")
+    assert names(open_dataset(root, cache), "val")[-2:] == ["0016E5_f9", "0016E5_f10"]
+
+
+def test_digest_is_of_content_alone(root: Path, cache: Path, tmp_path: Path) -> None:
+    digest = open_dataset(root, cache).digest
+    os.utime(root / "train" / "0001TP_00000.png")
+    assert open_dataset(root, cache).digest == digest
+    root.rename(tmp_path / "elsewhere")
+    assert open_dataset(tmp_path / "elsewhere", cache).digest == digest
+    write_frame(tmp_path / "elsewhere", "val", "0016E5_00000", label=3)
+    assert open_dataset(tmp_path / "elsewhere", cache).digest != digest
+    assert len(digest) == 16
+
+
+def test_unchanged_folder_is_not_decoded_again(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_dataset(root, cache)
+    monkeypatch.setattr(module, "decode_image", lambda *_: pytest.fail("decoded again"))
+    assert open_dataset(root, cache) == first
+
+
+def test_corrupt_memo_is_made_again(root: Path, cache: Path) -> None:
+    first = open_dataset(root, cache)
+    (memo,) = (cache / "checked").iterdir()
+    for text in ("", "{", '{"digest": 3}', "[]", '{"digest": "../../x"}'):
+        memo.write_text(text)
+        assert open_dataset(root, cache) == first
+
+
+def test_without_val_the_end_of_each_sequence_is_held_out(tmp_path: Path, cache: Path) -> None:
+    dataset = open_dataset(write_sequences(tmp_path / "data", "train", {"a": 10, "b": 5}), cache)
+    assert names(dataset, "val") == ["a_00008", "a_00009", "b_00004"]
+    assert len(dataset.splits["train"]) == 12
+
+
+def test_without_val_every_fifth_independent_frame_is_held_out(tmp_path: Path, cache: Path) -> None:
+    root = write_sequences(tmp_path / "data", "train", {"a": 11})
+    (root / "dataset.toml").write_text(f'classes = {[str(i) for i in range(11)]}\nignored = 11\ngroups = "none"\n')
+    dataset = open_dataset(root, cache)
+    assert names(dataset, "val") == ["a_00004", "a_00009"]
+    assert dataset.splits["val"][0].sequence == "a_00004"
+
+
+def test_missing_folder_is_refused_with_the_layout(tmp_path: Path, cache: Path) -> None:
+    assert "trainannot/" in refused(tmp_path / "nowhere", cache)
+    assert "trainannot/" in refused(tmp_path, cache)
+
+
+def test_missing_masks_are_counted_and_the_first_are_named(root: Path, cache: Path) -> None:
+    for mask in sorted((root / "trainannot").iterdir())[:7]:
+        mask.unlink()
+    message = refused(root, cache)
+    assert "needs a mask of the same name" in message
+    assert "7 break this: 0001TP_00000, " in message
+    assert message.endswith("0001TP_00004, ...")
+
+
+def test_extra_mask_is_refused(root: Path, cache: Path) -> None:
+    (root / "train" / "0006R0_00001.png").unlink()
+    message = refused(root, cache)
+    assert "needs an image" in message and "1 breaks this: 0006R0_00001" in message
+
+
+def test_mask_of_another_size_is_refused(root: Path, cache: Path) -> None:
+    cv2.imwrite(str(root / "trainannot" / "0006R0_00001.png"), np.zeros((10, 16), np.uint8))
+    message = refused(root, cache)
+    assert "same size" in message and "0006R0_00001 (12x16 and 10x16)" in message
+
+
+def test_label_that_is_no_class_is_refused(root: Path, cache: Path) -> None:
+    write_frame(root, "val", "0016E5_00001", label=12)
+    assert "labels must be 0..10, or 11 for unlabelled" in (message := refused(root, cache))
+    assert "0016E5_00001 (12)" in message
+
+
+@pytest.mark.parametrize("folder", ["train", "trainannot"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+def test_truncated_png_is_refused(root: Path, cache: Path, folder: str, share: float) -> None:
+    path = root / folder / "0001TP_00002.png"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    message = refused(root, cache)
+    assert "must be a whole" in message and str(path) in message
+
+
+def test_flipped_bit_is_refused(root: Path, cache: Path) -> None:
+    path = root / "train" / "0001TP_00002.png"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "corrupt" in refused(root, cache)
+
+
+def test_colour_mask_is_refused(root: Path, cache: Path) -> None:
+    cv2.imwrite(str(root / "valannot" / "0016E5_00001.png"), np.zeros((12, 16, 3), np.uint8))
+    assert "holds colour pixels of 8 bits" in refused(root, cache)
+
+
+def test_mask_of_16_bits_is_refused(root: Path, cache: Path) -> None:
+    cv2.imwrite(str(root / "valannot" / "0016E5_00001.png"), np.zeros((12, 16), np.uint16))
+    assert "holds grey pixels of 16 bits" in refused(root, cache)
+
+
+def test_empty_split_is_refused(root: Path, cache: Path) -> None:
+    (root / "test").mkdir()
+    (root / "testannot").mkdir()
+    assert "test is empty" in refused(root, cache)
+
+
+def test_frame_in_two_splits_is_refused(root: Path, cache: Path) -> None:
+    write_frame(root, "val", "0001TP_00003")
+    assert "one split only; 1 breaks this: 0001TP_00003 (train and val)" in refused(root, cache)
+
+
+def test_names_that_differ_in_their_ending_alone_are_refused(root: Path, cache: Path) -> None:
+    (root / "train" / "0001TP_00003.jpg").write_bytes(b"")
+    assert "more than their ending" in refused(root, cache)
+
+
+def test_name_without_a_sequence_is_refused_with_the_remedy(root: Path, cache: Path) -> None:
+    write_frame(root, "val", "holiday")
+    message = refused(root, cache)
+    assert "holiday" in message and 'groups = "none"' in message
+
+
+def test_hidden_files_are_no_frames(root: Path, cache: Path) -> None:
+    (root / "train" / "._0001TP_00003.png").write_bytes(b"")
+    assert len(open_dataset(root, cache).splits["train"]) == 11
+
+
+def test_jpeg_images_are_read_and_truncated_ones_refused(root: Path, cache: Path) -> None:
+    path = root / "train" / "0001TP_00003.JPG"
+    cv2.imwrite(str(path), cv2.imread(str(path.with_suffix(".png"))))
+    path.with_suffix(".png").unlink()
+    assert len(open_dataset(root, cache).splits["train"]) == 11
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "truncated" in refused(root, cache)
+
+
+def test_seed_of_synthetic_must_be_a_number(cache: Path) -> None:
+    assert "try synthetic:1" in refused(Path("synthetic:one"), cache)
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not here")
+def test_camvid_is_found_in_three_training_sequences(cache: Path) -> None:
+    dataset = open_dataset(CAMVID, cache)
+    assert {frame.sequence for frame in dataset.splits["train"]} == {"0001TP", "0006R0", "0016E5"}
+    assert dataset.has_test

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+
+from ensemble_tune.ensemble.dataset_spec import DatasetSpec
+from ensemble_tune.errors import DataError
+
+GOOD = """
+name = "roads"
+classes = ["road", "car", "sign"]
+ignored = 255
+small = ["sign"]
+sequence = "(?P<sequence>[a-z]+)-.*"
+[splits]
+train = { images = "a/images", masks = "a/labels" }
+test = { images = "b/images", masks = "b/labels" }
+"""
+
+
+def load(folder: Path, text: str) -> DatasetSpec:
+    (folder / "dataset.toml").write_text(text)
+    return DatasetSpec.load(folder)
+
+
+def test_without_a_file_it_is_camvid(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    spec = DatasetSpec.load(tmp_path)
+    assert spec.classes[0] == "sky" and spec.classes[10] == "bicyclist"
+    assert spec.ignored == 11
+    assert spec.small == ("pole", "signsymbol", "pedestrian", "bicyclist")
+    assert spec.splits == {"train": ("train", "trainannot"), "val": ("val", "valannot")}
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"), [("0001TP_006690", "0001TP"), ("0006R0_f00930", "0006R0"), ("0016E5_00390", "0016E5")]
+)
+def test_camvid_names_give_their_sequence(tmp_path: Path, name: str, sequence: str) -> None:
+    assert DatasetSpec.load(tmp_path).sequence_of(name) == sequence
+
+
+def test_file_is_read(tmp_path: Path) -> None:
+    spec = load(tmp_path, GOOD)
+    assert spec.name == "roads"
+    assert spec.splits == {"train": ("a/images", "a/labels"), "test": ("b/images", "b/labels")}
+    assert spec.sequence_of("berlin-07") == "berlin"
+    assert spec.sequence_of("7") is None
+
+
+def test_independent_frames_are_their_own_sequence(tmp_path: Path) -> None:
+    assert load(tmp_path, 'classes = ["a", "b"]\ngroups = "none"').sequence_of("x_1") == "x_1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ignored", "ignore", "did you mean 'ignored'?"),
+        ("255", "2", "ignored must be a label within 3..255"),
+        ("255", "true", "ignored must be a label"),
+        ("255", '"void"', "ignored must be a label"),
+        ('["sign"]', '["sing"]', "did you mean 'sign'?"),
+        ('"road", "car"', '"car", "car"', "different names"),
+        ('"road", "car"', '"road", 7', "list of class names"),
+        ("test =", "tests =", "did you mean 'test'?"),
+        ("train =", "val =", "no train"),
+        ('masks = "a/labels"', 'mask = "a/labels"', "splits.train must be"),
+        ("(?P<sequence>", "(", "must have a group"),
+        ("[a-z]+)", "[a-z]+", "no regular expression"),
+        ("sequence =", "groups =", 'groups must be "none"'),
+        ('small = ["sign"]', 'groups = "none"', "either sequence"),
+        ("[splits]", "[splits", "cannot read"),
+        ("classes", "labels", "no key is called 'labels'"),
+    ],
+)
+def test_mistake_is_named_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, GOOD.replace(old, new, 1))
+    assert message in str(caught.value)
+    assert "dataset.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_classes_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="classes is missing"):
+        load(tmp_path, 'groups = "none"')

@@ -1,0 +1,115 @@
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tiny_frames import write_frame, write_sequences
+
+from ensemble_tune.ensemble import frame_cache
+from ensemble_tune.ensemble.dataset import Dataset, open_dataset
+from ensemble_tune.ensemble.frames import IGNORED, load_frames, read_image
+from ensemble_tune.errors import DataError
+
+SIZE = (4, 4)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, cache: Path) -> Dataset:
+    root = write_sequences(tmp_path / "data", "train", {"a": 4})
+    write_frame(root, "train", "b_00000", size=(8, 20))
+    write_sequences(root, "val", {"c": 2})
+    return open_dataset(root, cache)
+
+
+def raw(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_images_are_rgb_shrunk_by_area(dataset: Dataset, cache: Path) -> None:
+    frames = load_frames(dataset, "train", SIZE, cache)
+    bgr = raw(dataset.splits["train"][1].image)
+    assert np.array_equal(frames.image(1), cv2.resize(bgr, SIZE[::-1], interpolation=cv2.INTER_AREA)[..., ::-1])
+
+
+def test_labels_take_the_middle_of_what_becomes_one_pixel(dataset: Dataset, cache: Path) -> None:
+    frames = load_frames(dataset, "train", SIZE, cache)
+    assert np.array_equal(frames.label(2), frames.truth(2)[1::3, 2::4])
+
+
+def test_truth_has_each_frames_own_size_and_unlabelled_is_ignored(dataset: Dataset, cache: Path) -> None:
+    frames = load_frames(dataset, "train", SIZE, cache)
+    assert frames.names[-1] == "b_00000"
+    for i, frame in enumerate(dataset.splits["train"]):
+        mask = raw(frame.mask)
+        assert np.array_equal(frames.truth(i), np.where(mask == 11, IGNORED, mask))
+    assert frames.truth(4).shape == (8, 20)
+
+
+def test_subset_and_join_keep_names_and_pixels_together(dataset: Dataset, cache: Path) -> None:
+    train, val = (load_frames(dataset, split, SIZE, cache) for split in ("train", "val"))
+    both = train.subset(np.array([4, 0])).join(val)
+    assert both.names == ("b_00000", "a_00000", "c_00000", "c_00001")
+    assert both.sequences == ("b", "a", "c", "c")
+    assert np.array_equal(both.image(0), train.image(4))
+    assert np.array_equal(both.truth(3), val.truth(1))
+    assert len(both) == 4
+
+
+def test_frames_of_two_sizes_are_not_joined(dataset: Dataset, cache: Path) -> None:
+    with pytest.raises(ValueError, match="cannot join"):
+        load_frames(dataset, "train", SIZE, cache).join(load_frames(dataset, "val", (8, 8), cache))
+
+
+def test_class_frequencies_leave_out_unlabelled(dataset: Dataset, cache: Path) -> None:
+    frames = load_frames(dataset, "train", SIZE, cache)
+    labels = np.stack([frames.label(i) for i in range(len(frames))])
+    expected = np.array([(labels == c).sum() for c in range(11)]) / (labels != IGNORED).sum()
+    assert np.allclose(frames.class_frequencies(), expected)
+
+
+def test_second_load_decodes_nothing(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_frames(dataset, "train", SIZE, cache)
+    monkeypatch.setattr(frame_cache, "read_image", lambda _: pytest.fail("decoded again"))
+    second = load_frames(dataset, "train", SIZE, cache)
+    assert np.array_equal(first.image(3), second.image(3))
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "truth.npy", "names.json"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
+def test_damaged_cache_is_built_again(dataset: Dataset, cache: Path, file: str, damage: str) -> None:
+    image, truth = (
+        array.copy() for array in (lambda f: (f.image(2), f.truth(2)))(load_frames(dataset, "train", SIZE, cache))
+    )
+    for path in cache.glob(f"frames/*/{file}"):
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-5] if damage == "truncated" else b'{"a": 1}')
+    frames = load_frames(dataset, "train", SIZE, cache)
+    assert np.array_equal(frames.image(2), image)
+    assert np.array_equal(frames.truth(2), truth)
+
+
+def test_cache_is_built_once_by_many_at_a_time(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    read = frame_cache.read_image
+    monkeypatch.setattr(frame_cache, "read_image", lambda path: decoded.append(path) or read(path))
+    threads = [threading.Thread(target=load_frames, args=(dataset, "train", SIZE, cache)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 5
+
+
+def test_photo_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("hello")
+    for name, message in (("notes.png", "neither a PNG nor a JPEG"), ("nothing.png", "No such file")):
+        with pytest.raises(DataError, match=message):
+            read_image(tmp_path / name)
