@@ -15,7 +15,7 @@ import numpy as np
 
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
 from ensemble_tune.ensemble.folds import natural_order
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, decode_image, decode_mask
+from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, decode_image, decode_mask, read_bytes
 from ensemble_tune.ensemble.synthetic import synthetic_folder
 from ensemble_tune.errors import DataError
 from ensemble_tune.storage import write_text
@@ -112,7 +112,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     doubles = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
             if path.stem in found:
                 doubles.append(path.name)
             found[path.stem] = path
@@ -187,7 +187,7 @@ def _check(spec: DatasetSpec, frames: Sequence[Frame]) -> list[tuple[str, str, s
 
 def _check_frame(spec: DatasetSpec, frame: Frame) -> tuple[tuple[str, str, str], tuple[str, str] | None]:
     """A frame's name and hashes, and the rule that it breaks, if any, with a word on how."""
-    image_bytes, mask_bytes = frame.image.read_bytes(), frame.mask.read_bytes()
+    image_bytes, mask_bytes = read_bytes(frame.image), read_bytes(frame.mask)
     hashes = (frame.name, hashlib.sha256(image_bytes).hexdigest(), hashlib.sha256(mask_bytes).hexdigest())
     try:
         image = decode_image(frame.image, image_bytes)

@@ -25,12 +25,12 @@ _GREY = 0
 
 def read_image(path: Path) -> Pixels:
     """A picture as (H, W, 3) uint8 RGB. Raises DataError where it is missing, broken or truncated."""
-    return decode_image(path, _bytes(path))
+    return decode_image(path, read_bytes(path))
 
 
 def read_mask(path: Path) -> Pixels:
     """A mask's labels as they stand in the file, (H, W) uint8. Raises DataError where it is broken or no such mask."""
-    return decode_mask(path, _bytes(path))
+    return decode_mask(path, read_bytes(path))
 
 
 def mask_shape(path: Path) -> tuple[int, int]:
@@ -69,7 +69,8 @@ def decode_mask(path: Path, data: bytes) -> Pixels:
     return _decode(path, data, cv2.IMREAD_UNCHANGED)
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises DataError."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -173,9 +173,6 @@ class OutOfFold:
 
     def __contains__(self, name: str) -> bool:
         return name in self._part_of
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._part_of)
 
     def __getitem__(self, name: str) -> Pixels:
         """Class probabilities of the frame `name`, (C, h, w) uint8 in 1/255, read-only. Raises PredictionsError."""
