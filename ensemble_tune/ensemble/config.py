@@ -19,7 +19,12 @@ ClassWeights = Literal["none", "log", "sqrt"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MetaKind = Literal["mean", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"]
 
-_ARCHITECTURE_SPELLINGS = {"u-net": "unet", "u-net++": "unetplusplus", "unet++": "unetplusplus", "deeplabv3+": "deeplabv3plus"}
+_ARCHITECTURE_SPELLINGS = {
+    "u-net": "unet",
+    "u-net++": "unetplusplus",
+    "unet++": "unetplusplus",
+    "deeplabv3+": "deeplabv3plus",
+}
 
 
 class _Config:
@@ -210,7 +215,12 @@ def _check_training(config: BaseConfig | MetaConfig) -> None:
     _check(min(config.size) >= 32, "size", "at least 32x32 pixels", format_size(config.size))
     _check(config.epochs >= 1, "epochs", "at least 1", config.epochs)
     if config.stop_epoch is not None:
-        _check(1 <= config.stop_epoch <= config.epochs, "stop_epoch", f"within 1 and epochs ({config.epochs})", config.stop_epoch)
+        _check(
+            1 <= config.stop_epoch <= config.epochs,
+            "stop_epoch",
+            f"within 1 and epochs ({config.epochs})",
+            config.stop_epoch,
+        )
     _check(config.batch_size >= 1, "batch_size", "at least 1", config.batch_size)
     _check(0 < config.learning_rate <= 1, "learning_rate", "above 0 and at most 1", config.learning_rate)
     _check(0 <= config.weight_decay <= 1, "weight_decay", "within 0 and 1", config.weight_decay)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import EpochRecord, Mode, Status, TrialRecord, Worth, trial_name
+from ensemble_tune.tune.record import GIVEN, EpochRecord, Mode, Status, TrialRecord, Worth, trial_name
 from ensemble_tune.tune.sampler import Sampler, derive_seed
 from ensemble_tune.tune.scheduler import Scheduler
 from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
@@ -26,10 +26,12 @@ class Goal:
     stage: str
     metric: str
     mode: Mode = "max"
-    trials: int
-    """How many trials the stage has in all, those of earlier calls included."""
+    trials: int = 0
+    """How many trials the sampler proposes in all, those of earlier calls included; given ones come on top."""
     keep: int
     """How many of the best trials keep a checkpoint."""
+    sampler: str = GIVEN
+    """The sampler's name."""
     worth: Worth = "best"
     seed: int = 0
 
@@ -57,17 +59,20 @@ class Conductor:
         points: Sequence[Mapping[str, Value]] = (),
         provenance: Mapping[str, str] | None = None,
         protected: frozenset[str] = frozenset(),
+        on_end: Callable[[TrialRecord], None] = lambda record: None,
     ) -> None:
-        """checkpoints: the folder of all trial folders. points: parameters to try first. protected: trials whose
-        checkpoint is never removed. The ledger is open."""
+        """checkpoints: the folder of all trial folders. points: parameters of given trials, which come before
+        those that the sampler proposes. protected: trials whose checkpoint is never removed. The ledger is open."""
         self.goal = goal
         self._sampler = sampler
         self._scheduler = scheduler
         self._ledger = ledger
         self.checkpoints = checkpoints
-        self._points = points
+        self._points = deque(points)
+        self._proposed = 0
         self._provenance = dict(provenance or {})
         self._protected = protected
+        self._on_end = on_end
         self._records: dict[str, TrialRecord] = {}
         self._curves: dict[str, dict[int, float]] = {}
         self._stopping: set[str] = set()
@@ -86,7 +91,7 @@ class Conductor:
     @property
     def exhausted(self) -> bool:
         """Whether no trial is left to start; some may still run."""
-        return not self._waiting and len(self._records) >= self.goal.trials
+        return not self._waiting and not self._points and self._proposed >= self.goal.trials
 
     def next(self) -> Assignment | None:
         """The next trial to start, interrupted ones first; None when none is left."""
@@ -95,7 +100,8 @@ class Conductor:
         if self.exhausted:
             return None
         number = max((record.number for record in self._records.values()), default=-1) + 1
-        params = dict(self._points[number] if number < len(self._points) else self._sampler.propose(number))
+        given = bool(self._points)
+        params = dict(self._points.popleft() if given else self._sampler.propose(number))
         seed = int(params.pop("seed", derive_seed(self.goal.seed, f"trial-{number}")))
         record = TrialRecord(
             trial=trial_name(self.goal.stage, number),
@@ -104,9 +110,11 @@ class Conductor:
             status=Status.RUNNING,
             params=params,
             seed=seed,
+            sampler=GIVEN if given else self.goal.sampler,
             started=datetime.now(UTC),
             provenance=self._provenance,
         )
+        self._proposed += not given
         self._put(record)
         self._flush()
         return _assignment(record)
@@ -135,12 +143,14 @@ class Conductor:
         self._sampler.observe(record, self._curves[trial])
         self._retain(record)
         self._flush()
+        self._on_end(record)
 
     def _take_up(self) -> None:
         """Goes on where the ledger and the checkpoints say an earlier process ended."""
         for record in self._ledger.trials(self.goal.stage):
             self._records[record.trial] = record
             self._curves[record.trial] = {}
+            self._proposed += record.sampler != GIVEN
         rows = self._ledger.epochs(self.goal.stage)
         for record in [r for r in self._records.values() if r.status is Status.RUNNING]:
             rows = [row for row in rows if row.trial != record.trial] + self._recovered(record)

@@ -36,6 +36,7 @@ _TRIALS = pa.schema(
         pa.field("status", _NAME, nullable=False),
         ("attempt", pa.int64()),
         ("seed", pa.int64()),
+        ("sampler", _NAME),
         ("started", _TIME),
         ("ended", _TIME),
         ("seconds", pa.float64()),

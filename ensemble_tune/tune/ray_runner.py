@@ -80,14 +80,11 @@ def start_ray(address: str | None = None) -> None:
         ) from None
 
 
-def slots(resources: Resources) -> int:
-    """How many trials the machines that are up run side by side. Raises ConfigError where none fits."""
-    return resources.slots(node["Resources"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-
-
 def run_on_ray(conductor: Conductor, trial: Trial, resources: Resources) -> None:
     """Trains every trial that the conductor assigns; Ray has been started. Raises Interrupted on Ctrl-C and SIGTERM."""
-    places = slots(resources)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    resources = resources.on(nodes)
+    places = resources.slots(nodes)
     # Each waiting trial asks Ray for its place, so one more than fits is proposed before a place is free.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(places + 1)
     trainable = tune.with_parameters(RayTrial, trial=trial, goal=conductor.goal, checkpoints=conductor.checkpoints)

@@ -16,6 +16,10 @@ Worth = Literal["best", "last"]
 """Which epoch a trial is worth: its best, or its last where the number of epochs was chosen before."""
 
 
+GIVEN = "given"
+"""The `sampler` of a trial whose parameters no sampler proposed."""
+
+
 class Status(StrEnum):
     """Where a trial stands; every status but RUNNING is an end."""
 
@@ -87,6 +91,8 @@ class TrialRecord:
     params: Mapping[str, Value]
     """Every parameter, the fixed ones too, without the seed."""
     seed: int
+    sampler: str = GIVEN
+    """Who proposed the parameters: a sampler's name, or given."""
     started: datetime
     """When the trial was proposed, in UTC."""
     ended: datetime | None = None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.errors import RunError
 from ensemble_tune.trial import Trial, Value
 from ensemble_tune.tune.conductor import Conductor, Goal, best_of
 from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Resources
-from ensemble_tune.tune.sampler import ListSampler, OptunaSampler, Sampler
+from ensemble_tune.tune.sampler import NoSampler, OptunaSampler, Sampler
 from ensemble_tune.tune.scheduler import make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
 
@@ -37,7 +37,8 @@ class SearchResult:
 class Search:
     """One stage's trials, kept in a run folder.
 
-    `space` proposes parameters, or `points` alone when it is None. Calling `run` again on the same folder goes on.
+    The sampler proposes parameters from `space`; `points` are given ones, run before. Without a space, the points are
+    all. Calling `run` again on the same folder goes on: a point that has a trial there is not run again.
     """
 
     trial: Trial
@@ -47,32 +48,39 @@ class Search:
     """The longest trial's epochs; schedulers need it."""
     space: SearchSpace | None = None
     points: Sequence[Mapping[str, Value]] = ()
-    """Parameters to try before any proposal of the sampler."""
-    sampler: str = "tpe"
+    """Given parameters; a seed may be among them."""
     scheduler: str = "none"
     resources: Resources = field(default_factory=Resources)
     address: str | None = None
     """A Ray cluster; None starts Ray on this machine."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Written into every trial's row, for example the digest of the data."""
+    again: bool = False
+    """Whether a point whose trial has finished is run once more."""
+    comparable: tuple[str, ...] = ()
+    """Parameters that all trials of the stage must share."""
     protected: frozenset[str] = frozenset()
     """Trials whose checkpoint is never removed."""
+    on_end: Callable[[TrialRecord], None] = lambda record: None
+    """Called with every trial that ends."""
 
     def run(self) -> SearchResult:
-        """Trains until the goal's number of trials has ended. Raises ConfigError, RunError or Interrupted."""
+        """Trains until every trial has ended. Raises ConfigError, RunError or Interrupted."""
         ledger = Ledger(self.out / LEDGER)
         ledger.open()
         try:
-            self._refuse_other_settings(ledger)
+            before = ledger.trials(self.goal.stage)
+            self._refuse_other_settings(before)
             conductor = Conductor(
                 self.goal,
                 sampler=self._sampler(),
                 scheduler=make_scheduler(self.scheduler, max_epochs=self.max_epochs, mode=self.goal.mode),
                 ledger=ledger,
                 checkpoints=self.out.absolute() / CHECKPOINTS,
-                points=self.points,
+                points=self._missing(before),
                 provenance=self._provenance(),
                 protected=self.protected,
+                on_end=self.on_end,
             )
             if not conductor.exhausted:
                 # Imported here: a finished search needs no Ray.
@@ -86,10 +94,8 @@ class Search:
 
     def _sampler(self) -> Sampler:
         if self.space is None:
-            if self.goal.trials > len(self.points):
-                raise ConfigError(f"{self.goal.trials} trials need a search space or as many points")
-            return ListSampler(self.points)
-        return OptunaSampler(self.space, name=self.sampler, seed=self.goal.seed, mode=self.goal.mode)
+            return NoSampler()
+        return OptunaSampler(self.space, name=self.goal.sampler, seed=self.goal.seed, mode=self.goal.mode)
 
     def _provenance(self) -> dict[str, str]:
         return {
@@ -98,18 +104,25 @@ class Search:
             **self.provenance,
         }
 
-    def _refuse_other_settings(self, ledger: Ledger) -> None:
-        """A run folder holds trials that can be compared: same data, same fixed parameters. Raises RunError."""
-        fixed = {p.name: p.choices[0] for p in self.space.parameters if len(p.choices) == 1} if self.space else {}
-        for record in ledger.trials(self.goal.stage)[len(self.points) :]:
-            before = {"data": record.provenance.get("data")} | {name: record.params.get(name) for name in fixed}
-            now = {"data": self.provenance.get("data")} | fixed
-            for name, value in now.items():
-                if before[name] is not None and value is not None and before[name] != value:
-                    raise RunError(
-                        f"a run folder holds trials that can be compared, but {record.trial} in {self.out} has "
-                        f"{name} {before[name]} and this command has {value}; use the same {name} or another --out"
-                    )
+    def _missing(self, before: Sequence[TrialRecord]) -> list[Mapping[str, Value]]:
+        """The points that have no trial yet; a failed one counts as none."""
+        counts = (Status.RUNNING,) if self.again else (Status.RUNNING, Status.FINISHED, Status.STOPPED)
+        known = [dict(record.params) for record in before if record.status in counts]
+        return [point for point in self.points if {k: v for k, v in point.items() if k != "seed"} not in known]
+
+    def _refuse_other_settings(self, before: Sequence[TrialRecord]) -> None:
+        """A run folder holds trials that can be compared. Raises RunError where this search's could not be."""
+        given = [self.space.fixed_values()] if self.space is not None else list(self.points)
+        for values in given:
+            now = {"data": self.provenance.get("data")} | {name: values.get(name) for name in self.comparable}
+            for record in before:
+                then = {name: record.params.get(name) for name in now} | {"data": record.provenance.get("data")}
+                for name, value in now.items():
+                    if value is not None and then[name] is not None and then[name] != value:
+                        raise RunError(
+                            f"a run folder holds trials that can be compared, but {record.trial} in {self.out} has "
+                            f"{name} {then[name]} and this command has {value}; use the same {name} or another --out"
+                        )
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -128,6 +128,10 @@ class SearchSpace:
         kept = tuple(p for p in self.parameters if p.name not in values)
         return SearchSpace(tuple(Parameter(name=n, choices=(v,)) for n, v in values.items()) + kept)
 
+    def fixed_values(self) -> dict[str, Value]:
+        """The parameters that always have one value."""
+        return {p.name: p.choices[0] for p in self.parameters if len(p.choices) == 1 and not p.when}
+
     def draw(self, suggester: Suggester) -> dict[str, Value]:
         """One value for every parameter whose condition holds."""
         values: dict[str, Value] = {}
@@ -169,6 +173,19 @@ class SearchSpace:
             conditions = {name: values[0] for name, values in p.when.items()}
             for value in p.extremes():
                 accepts({**conditions, p.name: value})
+
+    def combinations(self, names: Iterable[str]) -> Iterator[dict[str, Value]]:
+        """Every combination of the extremes of these parameters that `draw` can give."""
+        wanted = set(names) & set(self.names)
+        partial: list[dict[str, Value]] = [{}]
+        for p in self.parameters:
+            if p.name in wanted:
+                grown: list[dict[str, Value]] = []
+                for values in partial:
+                    exists = self._exists(p, values)
+                    grown += [values | {p.name: value} for value in p.extremes()] if exists else [values]
+                partial = grown
+        yield from partial
 
     def digest(self) -> str:
         """16 hex digits that name this space."""

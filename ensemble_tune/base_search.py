@@ -1,0 +1,79 @@
+"""`search base`: trains base models of one space, and keeps the best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ensemble_tune.ensemble.base_model import check_base_model
+from ensemble_tune.ensemble.base_trial import BaseTrial
+from ensemble_tune.ensemble.config import BaseConfig, format_size, parse_size
+from ensemble_tune.ensemble.image_file import read_image
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.errors import ConfigError
+from ensemble_tune.export import exported_trials
+from ensemble_tune.settings import METRIC, Settings
+from ensemble_tune.trial import Value
+from ensemble_tune.tune.conductor import Goal
+from ensemble_tune.tune.search import Search, SearchResult
+from ensemble_tune.tune.search_space import SearchSpace
+
+STAGE = "base"
+_BUILT = ("architecture", "encoder", "encoder_weights", "decoder_attention", "batch_size")
+"""What decides whether a model can be built."""
+
+
+def search_base(
+    settings: Settings,
+    *,
+    space: str | Path = "base",
+    trials: int = 30,
+    epochs: int = 30,
+    size: str | None = None,
+    encoder_weights: str | None = None,
+    sampler: str = "tpe",
+    scheduler: str = "asha",
+    keep: int = 12,
+) -> SearchResult:
+    """Searches base models: each trial trains on the training frames and is scored on val.
+
+    size: working size such as "120x160"; None is the frames' own. encoder_weights: "imagenet", "none" or a file, in
+    place of what the space says. keep: how many of the best trials keep their weights. Raises an EnsembleTuneError
+    for whatever a user can mend, before any trial starts.
+    """
+    if trials < 1 or epochs < 1 or keep < 1:
+        raise ConfigError(f"--trials, --epochs and --keep must be at least 1, but got {trials}, {epochs} and {keep}")
+    data = settings.stage_data()
+    fixed: dict[str, Value] = {"size": format_size(parse_size(size)) if size else own_size(data), "epochs": epochs}
+    if encoder_weights is not None:
+        fixed["encoder_weights"] = encoder_weights
+    chosen = SearchSpace.load(space)
+    _check(chosen.fixed(**fixed))
+    return Search(
+        trial=BaseTrial(data=data),
+        goal=Goal(stage=STAGE, metric=METRIC, trials=trials, keep=keep, seed=settings.seed, sampler=sampler),
+        out=settings.out,
+        max_epochs=epochs,
+        space=chosen.fixed(**fixed),
+        scheduler=scheduler,
+        resources=settings.resources,
+        address=settings.address,
+        provenance={"data": data.dataset().digest},
+        comparable=("size", "epochs"),
+        protected=exported_trials(settings.out),
+        on_end=settings.on_trial,
+    ).run()
+
+
+def own_size(data: StageData) -> str:
+    """The size of the first training frame, as text."""
+    height, width = read_image(data.dataset().splits["train"][0].image).shape[:2]
+    return format_size((height, width))
+
+
+def _check(space: SearchSpace) -> None:
+    """Refuses what no trial could train. Raises ConfigError."""
+    names = [name for name in BaseConfig.field_names() if name not in ("seed", "stop_epoch")]
+    space.check(names, BaseConfig.from_params)
+    fixed = {name: value for name, value in space.fixed_values().items() if name in ("size", "epochs")}
+    for values in space.combinations(_BUILT):
+        check_base_model(BaseConfig.from_params(fixed | values))

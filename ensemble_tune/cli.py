@@ -1,0 +1,386 @@
+"""The command line: one verb for each thing a person wants. It picks defaults, sets up logging, and prints.
+
+Everything heavy is imported inside the verbs, so that help and results come at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ensemble_tune.errors import EnsembleTuneError
+
+if TYPE_CHECKING:
+    from ensemble_tune.final_training import FinalResult
+    from ensemble_tune.settings import Settings
+    from ensemble_tune.tune.record import TrialRecord
+
+app = typer.Typer(
+    help="Search, train and use two-stage semantic-segmentation ensembles.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+search_app = typer.Typer(help="Search one stage: base models, or fusions of them.", no_args_is_help=True)
+app.add_typer(search_app, name="search")
+out_console = Console()
+err_console = Console(stderr=True)
+
+
+class DeployChoice(StrEnum):
+    """What stands for a member."""
+
+    REFIT = "refit"
+    FOLDS = "folds"
+
+
+class StackingChoice(StrEnum):
+    """What a meta-model learns from."""
+
+    OUT_OF_FOLD = "out-of-fold"
+    IN_SAMPLE = "in-sample"
+
+
+Data = Annotated[str, typer.Option(help='A folder in the CamVid layout, or "synthetic" for built-in street scenes.')]
+Out = Annotated[Path, typer.Option(help="The run folder; the same command on the same folder goes on.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Cache = Annotated[
+    Path | None, typer.Option(help="Decoded frames, local to each machine.  [default: ~/.cache/ensemble_tune]")
+]
+Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut into for out-of-fold predictions.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of proposals, weights, frame order and augmentation.")]
+Cpus = Annotated[float, typer.Option("--cpus-per-trial", help="Processor cores a trial.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option("--gpus-per-trial", help="Devices a trial; 0.25 shares one.  [default: 1 where there is one]"),
+]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Use no GPU.")]
+Address = Annotated[
+    str | None, typer.Option(help='A Ray cluster to join, for example "auto"; without it Ray starts here.')
+]
+Size = Annotated[str | None, typer.Option(help="Working size HEIGHTxWIDTH in pixels.  [default: the frames' own]")]
+EncoderWeights = Annotated[
+    str | None, typer.Option(help='"imagenet", "none" or a file.  [default: what the space says]')
+]
+Trials = Annotated[int, typer.Option(help="Trials in all, those of earlier calls included.")]
+Epochs = Annotated[int, typer.Option(help="Epochs of a trial that is not stopped early.")]
+Sampler = Annotated[str, typer.Option(help="Who proposes parameters: tpe or random.")]
+Scheduler = Annotated[str, typer.Option(help="Who is stopped early: asha, or none.")]
+Keep = Annotated[int, typer.Option(help="How many of the best trials keep their weights.")]
+Bases = Annotated[str, typer.Option(help='Base models to fuse: "auto", how many of the best, or names with commas.')]
+Deploy = Annotated[
+    DeployChoice, typer.Option(help="What stands for a member: one model on all frames, or its fold models.")
+]
+Stacking = Annotated[
+    StackingChoice,
+    typer.Option(help="in-sample learns from predictions on the bases' own training frames: it leaks; for comparison."),
+]
+WithVal = Annotated[bool, typer.Option("--with-val", help="Train on val too.")]
+
+
+@search_app.command("base")
+def search_base(
+    data: Data,
+    out: Out,
+    space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: base, base-small.")] = "base",
+    trials: Trials = 30,
+    epochs: Epochs = 30,
+    size: Size = None,
+    encoder_weights: EncoderWeights = None,
+    sampler: Sampler = "tpe",
+    scheduler: Scheduler = "asha",
+    keep: Keep = 12,
+    folds: Folds = 3,
+    seed: Seed = 0,
+    cache: Cache = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    cpu: Cpu = False,
+    address: Address = None,
+) -> None:
+    """Stage 1: search base models."""
+    from ensemble_tune.base_search import search_base as search
+
+    settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
+    search(
+        settings,
+        space=space,
+        trials=trials,
+        epochs=epochs,
+        size=size,
+        encoder_weights=encoder_weights,
+        sampler=sampler,
+        scheduler=scheduler,
+        keep=keep,
+    )
+    _print_stage(out, "base")
+    err_console.print(f"next: ensemble-tune search meta --data {data} --out {out}", highlight=False, soft_wrap=True)
+
+
+@search_app.command("meta")
+def search_meta(
+    data: Data,
+    out: Out,
+    space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: meta.")] = "meta",
+    trials: Trials = 30,
+    epochs: Epochs = 30,
+    bases: Bases = "auto",
+    deploy: Deploy = DeployChoice.REFIT,
+    stacking: Stacking = StackingChoice.OUT_OF_FOLD,
+    sampler: Sampler = "tpe",
+    scheduler: Scheduler = "none",
+    keep: Keep = 12,
+    folds: Folds = 3,
+    seed: Seed = 0,
+    cache: Cache = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    cpu: Cpu = False,
+    address: Address = None,
+) -> None:
+    """Stage 2: train the members' folds, then search fusions of their out-of-fold predictions."""
+    from ensemble_tune.meta_search import search_meta as search
+
+    settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
+    _warn_of_leak(stacking)
+    search(
+        settings,
+        space=space,
+        trials=trials,
+        epochs=epochs,
+        bases=bases,
+        deploy=deploy.value,
+        stacking=stacking.value,
+        sampler=sampler,
+        scheduler=scheduler,
+        keep=keep,
+    )
+    _print_stage(out, "meta")
+    err_console.print(f"next: ensemble-tune export {out} --to best.toml", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    data: Data,
+    out: Out,
+    base_space: Annotated[str, typer.Option(help="Space of the base models.")] = "base",
+    base_trials: Annotated[int, typer.Option(help="Base trials in all.")] = 30,
+    base_epochs: Annotated[int, typer.Option(help="Epochs of a base trial.")] = 30,
+    size: Size = None,
+    encoder_weights: EncoderWeights = None,
+    meta_space: Annotated[str, typer.Option(help="Space of the fusions.")] = "meta",
+    meta_trials: Annotated[int, typer.Option(help="Fusions in all.")] = 30,
+    meta_epochs: Annotated[int, typer.Option(help="Epochs of a fusion.")] = 30,
+    bases: Bases = "auto",
+    deploy: Deploy = DeployChoice.REFIT,
+    stacking: Stacking = StackingChoice.OUT_OF_FOLD,
+    sampler: Sampler = "tpe",
+    scheduler: Scheduler = "asha",
+    with_val: WithVal = False,
+    folds: Folds = 3,
+    seed: Seed = 0,
+    cache: Cache = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    cpu: Cpu = False,
+    address: Address = None,
+) -> None:
+    """Everything in one go: both searches, export to OUT/best.toml, final training in OUT/final."""
+    from ensemble_tune.run import run as run_all
+
+    settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
+    _warn_of_leak(stacking)
+    result = run_all(
+        settings,
+        base_space=base_space,
+        base_trials=base_trials,
+        base_epochs=base_epochs,
+        size=size,
+        encoder_weights=encoder_weights,
+        meta_space=meta_space,
+        meta_trials=meta_trials,
+        meta_epochs=meta_epochs,
+        bases=bases,
+        deploy=deploy.value,
+        stacking=stacking.value,
+        sampler=sampler,
+        scheduler=scheduler,
+        with_val=with_val,
+    )
+    from ensemble_tune.results import summary
+
+    out_console.print(summary(out, result.final.split, result.final.scores))
+    _print_final(out / "final", result.final)
+
+
+@app.command()
+def results(
+    run_folder: RunFolder,
+    trial: Annotated[str | None, typer.Option(help="Show one trial: parameters, curve, IoU of each class.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Rows a stage.")] = 10,
+) -> None:
+    """Show a run's leaderboard, or one trial."""
+    from ensemble_tune.results import leaderboard, trial_page
+
+    out_console.print(trial_page(run_folder, trial) if trial else leaderboard(run_folder, top=top))
+
+
+@app.command()
+def export(
+    run_folder: RunFolder,
+    to: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("best.toml"),
+) -> None:
+    """Write the best ensemble of a run as a manifest."""
+    from ensemble_tune.export import export as write
+    from ensemble_tune.results import manifest_lines
+
+    manifest = write(run_folder, to)
+    out_console.print(manifest_lines(manifest.to_document()), highlight=False)
+    out_console.print(
+        f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def train(
+    manifest: Annotated[Path, typer.Argument(help="A manifest, exported or written by hand.", show_default=False)],
+    out: Out,
+    data: Annotated[str | None, typer.Option(help="The data set.  [default: what the manifest says]")] = None,
+    with_val: WithVal = False,
+    epochs: Annotated[int | None, typer.Option(help="In place of the bases' own epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In place of the bases' own.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="In place of the bases' own.")] = None,
+    size: Annotated[str | None, typer.Option(help="In place of the manifest's own, HEIGHTxWIDTH in pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="In place of the bases' own.")] = None,
+    cache: Cache = None,
+    cpus: Cpus = 1,
+    gpus: Gpus = None,
+    cpu: Cpu = False,
+    address: Address = None,
+) -> None:
+    """Train an ensemble from its manifest and the data alone, and measure it on test."""
+    from ensemble_tune.ensemble.manifest import EnsembleManifest
+    from ensemble_tune.errors import ConfigError
+    from ensemble_tune.final_training import train as train_ensemble
+
+    read = EnsembleManifest.load(manifest).with_settings(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, size=size, seed=seed
+    )
+    where = data or read.data
+    if where is None:
+        raise ConfigError(f"{manifest} does not say where the data is; add --data DATA")
+    settings = _settings(where, out, cache, read.folds, seed or 0, cpus, gpus, cpu, address)
+    _print_final(out, train_ensemble(read, settings, with_val=with_val))
+
+
+@app.command()
+def segment(
+    ensemble: Annotated[Path, typer.Argument(help="What `train` wrote to.", show_default=False)],
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one image.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where the masks go.")],
+    overlays: Annotated[bool, typer.Option("--overlays", help="A picture to look at beside each mask.")] = False,
+    cpu: Cpu = False,
+) -> None:
+    """Segment new images: one mask of class indices for each."""
+    from ensemble_tune.segment import segment as write_masks
+
+    written = sum(1 for _ in write_masks(ensemble, images, out, cpu=cpu, overlays=overlays))
+    out_console.print(f"wrote {written} masks to {out}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one line and exit status 2, ours a log and exit status 1."""
+    logging.basicConfig(
+        level=os.environ.get("ENSEMBLE_TUNE_LOG", "ERROR"), format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        app(standalone_mode=True)
+    except EnsembleTuneError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", 130)
+    except Exception as error:  # the one place that turns our own faults into a line and a log
+        handle, path = tempfile.mkstemp(prefix="ensemble-tune-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as log:
+            log.write(f"{' '.join(sys.argv)}\n{traceback.format_exc()}")
+        _fail(f"this should not have happened: {type(error).__name__}; please report it with the log {path}", 1)
+
+
+def _fail(message: str, status: int) -> None:
+    err_console.print(
+        f"error: {message}", style="red" if status != 130 else "", highlight=False, soft_wrap=True, markup=False
+    )
+    sys.exit(status)
+
+
+def _settings(
+    data: str,
+    out: Path,
+    cache: Path | None,
+    folds: int,
+    seed: int,
+    cpus: float,
+    gpus: float | None,
+    cpu: bool,
+    address: str | None,
+) -> Settings:
+    from ensemble_tune.settings import Settings, default_cache
+    from ensemble_tune.tune.resources import Resources
+
+    return Settings(
+        data=data,
+        out=out,
+        cache=cache or default_cache(),
+        folds=folds,
+        seed=seed,
+        resources=Resources(cpus=cpus, gpus=0.0 if cpu else gpus),
+        address=address,
+        on_trial=_print_trial,
+    )
+
+
+def _print_trial(record: TrialRecord) -> None:
+    """A line for every trial that ends."""
+    score = "" if record.score is None else f"  miou {record.score:.4f} (epoch {record.best_epoch} of {record.epochs})"
+    why = f"  {record.error}" if record.error else ""
+    err_console.print(
+        f"{record.trial}  {record.status}{score}  {record.seconds:.0f} s{why}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _print_stage(out: Path, stage: str) -> None:
+    from ensemble_tune.results import leaderboard
+
+    out_console.print(leaderboard(out, stage=stage))
+
+
+def _print_final(out: Path, final: FinalResult) -> None:
+    if final.split:
+        out_console.print(
+            f"{final.split} mIoU {final.scores['miou']:.4f}; metrics, masks and overlays are in {out}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", highlight=False, soft_wrap=True)
+
+
+def _warn_of_leak(stacking: StackingChoice) -> None:
+    if stacking is StackingChoice.IN_SAMPLE:
+        err_console.print(
+            "in-sample stacking: fusions learn from predictions on the bases' own training frames, which are better "
+            "than any on new frames; for comparison only",
+            style="yellow",
+            soft_wrap=True,
+        )

@@ -1,0 +1,125 @@
+"""Stage 1: trains one base model, on all training frames or on all but one fold, and saves its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble_tune.ensemble.ahead import ahead
+from ensemble_tune.ensemble.augment import Augment
+from ensemble_tune.ensemble.base_model import build_base_model
+from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.frames import Frames
+from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
+from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
+from ensemble_tune.ensemble.predictions import write_predictions
+from ensemble_tune.ensemble.scoring import score_frames
+from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
+from ensemble_tune.ensemble.training import Batch, train_epochs
+from ensemble_tune.ensemble.training_state import load_weights
+from ensemble_tune.trial import Checkpoint, EpochResult, Params
+
+_SCORED_TOGETHER = 8
+"""Frames a forward pass outside training."""
+
+FOLD, MEMBER, WITH_VAL = "fold", "member", "with_val"
+"""Parameters beside those of BaseConfig: the held-out fold (0: none), the member that the model stands for, and whether
+val is trained on; the last two are for the ledger's readers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseTrial:
+    """A Trial over BaseConfig's fields, with `fold` to hold one out, `member` and `with_val`."""
+
+    data: StageData
+    store: Path | None = None
+    """Where predictions are saved after the last epoch; None saves none."""
+    parts: Mapping[int, tuple[Part, ...]] = field(default_factory=dict)
+    """Which predictions a trial of a fold saves."""
+    starts: Mapping[str, Checkpoint] = field(default_factory=dict)
+    """Members that were trained on all training frames before: there fold 0 is not trained again."""
+
+    def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
+        """Trains; scores are those of the held-out fold, or of val where no fold is held out."""
+        device = self.data.prepare()
+        values = dict(params)
+        fold, member = int(values.pop(FOLD, 0)), str(values.pop(MEMBER, ""))
+        values.pop(WITH_VAL, None)
+        config = BaseConfig.from_params(values)
+        frames = self.data.training(config.size)
+        fold_of = self.data.fold_of(frames)
+        training = frames.subset((fold_of != fold).nonzero()[0])
+        scored = frames.subset((fold_of == fold).nonzero()[0]) if fold else self.data.held_out(config.size)
+        start = self.starts.get(member) if fold == 0 else None
+        model = build_base_model(config, len(frames.classes), pretrained=start is None and resume is None)
+
+        def score(model: nn.Module) -> dict[str, float]:
+            if scored is None:
+                return {}
+            return score_frames(lambda rows: _logits(model, scored, rows, device), scored, _SCORED_TOGETHER).scores
+
+        if start is not None:
+            load_weights(model.to(device).eval(), start.folder)
+            self._predict(model, config, fold, device)
+            if resume is None:
+                yield EpochResult(epoch=start.epoch, scores=score(model))
+            return
+        last = config.stop_epoch or config.epochs
+        weights = class_weights(config.class_weights, training.class_frequencies())
+        for result in train_epochs(
+            model=model,
+            config=config,
+            loss=SegmentationLoss(weights, config.jaccard_weight),
+            batches=lambda epoch: ahead(_batches(config, training, epoch)),
+            steps=len(training) // config.batch_size,
+            score=score,
+            device=device,
+            resume=resume,
+        ):
+            if result.epoch == last:
+                self._predict(model, config, fold, device)
+            yield result
+        if resume is not None and resume.epoch == last:
+            self._predict(model.eval(), config, fold, device)
+
+    def _predict(self, model: nn.Module, config: BaseConfig, fold: int, device: torch.device) -> None:
+        """Saves what is asked for and not there yet; un-augmented frames, one softmax."""
+        if self.store is None:
+            return
+        store = PredictionStore(self.store, self.data)
+        for part in self.parts.get(fold, ()):
+            if not store.has(config, fold, part):
+                stamp = store.stamp(config, fold, part)
+                frames = self.data.held_out(config.size) if part == "val" else self.data.training(config.size)
+                assert frames is not None  # stamp() has refused val where it is trained on
+                row_of = {name: row for row, name in enumerate(frames.names)}
+                chosen = frames.subset(row_of[name] for name in stamp.frames)
+                write_predictions(store.folder(config, fold, part), stamp, _probabilities(model, chosen, device))
+
+
+def _batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:
+    """An epoch's augmented batches."""
+    augment = Augment(config.augmentation)
+    for rows, seeds in shuffled_rows(config, epoch, len(frames)):
+        pairs = [augment(frames.image(i), frames.label(i), seed) for i, seed in zip(rows, seeds, strict=True)]
+        images, labels = zip(*pairs, strict=True)
+        yield Batch((as_images(list(images)),), torch.from_numpy(np.stack(labels)))
+
+
+def _logits(model: nn.Module, frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:
+    """Logits (B, C, h, w) of frames as they are."""
+    logits: Tensor = model(as_images([frames.image(i) for i in rows]).to(device))
+    return logits
+
+
+def _probabilities(model: nn.Module, frames: Frames, device: torch.device) -> Iterator[Tensor]:
+    """Class probabilities (C, h, w) of frame after frame."""
+    for start in range(0, len(frames), _SCORED_TOGETHER):
+        rows = range(start, min(start + _SCORED_TOGETHER, len(frames)))
+        with torch.inference_mode():
+            yield from _logits(model, frames, rows, device).softmax(1).cpu()

@@ -1,0 +1,223 @@
+"""The winner as data: which base models, which fusion, how deployed, and the figures that chose them.
+
+A manifest written by hand needs no more than its bases:
+
+    size = "360x480"                # any setting of a base model here holds for all bases
+
+    [[bases]]
+    architecture = "unet"
+    encoder = "resnet34"
+
+    [[bases]]
+    architecture = "deeplabv3"
+    encoder = "resnet18"
+
+    [fusion]
+    kind = "mean"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tomli_w
+
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size, parse_size
+from ensemble_tune.errors import ConfigError, suggest
+from ensemble_tune.storage import write_text
+
+Deploy = Literal["refit", "folds"]
+"""What stands for a member: one model trained on all training frames, or the mean of its K fold models."""
+Stacking = Literal["out-of-fold", "in-sample"]
+"""What a meta-model learns from; in-sample is the original scripts' way, kept for comparison: it leaks."""
+
+_OWN_KEYS = (
+    "format",
+    "data",
+    "data_digest",
+    "classes",
+    "deploy",
+    "stacking",
+    "folds",
+    "bases",
+    "fusion",
+    "scores",
+    "from",
+)
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleManifest:
+    """All it takes to train an ensemble again, beside the data."""
+
+    bases: tuple[BaseConfig, ...]
+    fusion: MetaConfig
+    deploy: Deploy = "refit"
+    stacking: Stacking = "out-of-fold"
+    folds: int = 3
+    """Blocks that the training frames are cut into."""
+    data: str | None = None
+    """Where the data was; None where it is to be said."""
+    data_digest: str | None = None
+    """Digest of the data that the scores are of."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the masks' values; empty before any training."""
+    trials: tuple[str, ...] = ()
+    """The base trial behind each base; empty where the manifest was written by hand."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The figures that chose this ensemble, all on val: fusion, mean, best_single, and each base's."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Versions, git commit, digests: where the ensemble is from."""
+
+    def __post_init__(self) -> None:
+        if not self.bases:
+            raise ConfigError("an ensemble needs at least one base model; add a [[bases]] table")
+        sizes = {base.size for base in self.bases} | {self.fusion.size}
+        if len(sizes) > 1:
+            shown = ", ".join(sorted(format_size(size) for size in sizes))
+            raise ConfigError(
+                f"all models of an ensemble must work at one size, but got {shown}; set size once, on top"
+            )
+        if self.folds < 2:
+            raise ConfigError(f"folds must be at least 2, but got {self.folds}; try 3")
+
+    @classmethod
+    def load(cls, path: Path) -> EnsembleManifest:
+        """Reads a manifest. Raises ConfigError."""
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"no manifest is at {path}; write one with: ensemble-tune export RUN --to {path}"
+            ) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"a manifest is a readable TOML file, but {path} is not: {error}") from None
+        try:
+            return cls.from_document(document)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> EnsembleManifest:
+        """From what a TOML file holds. Raises ConfigError."""
+        shared = {key: value for key, value in document.items() if key not in _OWN_KEYS}
+        known = (*_OWN_KEYS, *BaseConfig.field_names())
+        for key in shared:
+            if key not in known:
+                raise ConfigError(f"a manifest has no key {key!r}; {suggest(key, known)}")
+        if document.get("format", _FORMAT) != _FORMAT:
+            raise ConfigError(
+                f"format must be {_FORMAT}, but got {document['format']!r}; export again with this version"
+            )
+        tables = document.get("bases", [])
+        fusion = document.get("fusion", {"kind": "mean"})
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise ConfigError("bases must be tables; write each as [[bases]]")
+        if not isinstance(fusion, dict):
+            raise ConfigError("fusion must be a table; write it as [fusion]")
+        bases = tuple(
+            BaseConfig.from_params(shared | {k: v for k, v in table.items() if k != "trial"}) for table in tables
+        )
+        size: dict[str, Any] = {"size": format_size(bases[0].size)} if bases else {}
+        scores, origin = document.get("scores", {}), document.get("from", {})
+        if not isinstance(scores, dict) or not all(isinstance(score, int | float) for score in scores.values()):
+            raise ConfigError("scores must be a table of numbers")
+        if not isinstance(origin, dict) or not all(isinstance(text, str) for text in origin.values()):
+            raise ConfigError("from must be a table of texts")
+        return cls(
+            bases=bases,
+            fusion=MetaConfig.from_params(size | fusion),
+            deploy=_one_of("deploy", document.get("deploy", "refit"), get_args(Deploy)),
+            stacking=_one_of("stacking", document.get("stacking", "out-of-fold"), get_args(Stacking)),
+            folds=_whole("folds", document.get("folds", 3)),
+            data=_text("data", document.get("data")),
+            data_digest=_text("data_digest", document.get("data_digest")),
+            classes=tuple(_texts("classes", document.get("classes", []))),
+            trials=tuple(str(table.get("trial", "")) for table in tables if table.get("trial")),
+            scores={name: float(score) for name, score in scores.items()},
+            origin=dict(origin),
+        )
+
+    def with_settings(
+        self,
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        size: str | None = None,
+        seed: int | None = None,
+    ) -> EnsembleManifest:
+        """This manifest with some settings of all bases replaced; None leaves each its own. Raises ConfigError.
+
+        Other epochs are another schedule, so they are trained to their end. A size holds for the fusion too.
+        """
+        given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if epochs is not None:
+            changes["stop_epoch"] = None
+        sized: dict[str, Any] = {} if size is None else {"size": parse_size(size)}
+        return replace(
+            self,
+            bases=tuple(replace(base, **changes, **sized) for base in self.bases),
+            fusion=replace(self.fusion, **sized),
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """What a TOML file holds; `from_document` reads it back."""
+        top: dict[str, Any] = {"format": _FORMAT, "deploy": self.deploy, "stacking": self.stacking, "folds": self.folds}
+        top |= {k: v for k, v in (("data", self.data), ("data_digest", self.data_digest)) if v is not None}
+        if self.classes:
+            top["classes"] = list(self.classes)
+        names = self.trials or ("",) * len(self.bases)
+        bases = [
+            {**({"trial": name} if name else {}), **base.to_params()}
+            for name, base in zip(names, self.bases, strict=True)
+        ]
+        tables = {"fusion": self.fusion.to_params(), "scores": dict(self.scores), "from": dict(self.origin)}
+        return top | {"bases": bases} | {name: table for name, table in tables.items() if table}
+
+    def digest(self) -> str:
+        """16 hex digits that name what is trained, whatever its scores and origin."""
+        plain = (
+            [base.to_params() for base in self.bases],
+            self.fusion.to_params(),
+            self.deploy,
+            self.stacking,
+            self.folds,
+        )
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Writes the manifest as TOML, atomically."""
+        write_text(path, tomli_w.dumps(self.to_document()))
+
+
+def _one_of(name: str, value: object, choices: tuple[Any, ...]) -> Any:
+    if value not in choices:
+        raise ConfigError(f"{name} cannot be {value!r}; {suggest(str(value), choices)}")
+    return value
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number, but got {value!r}")
+    return value
+
+
+def _text(name: str, value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{name} must be a text, but got {value!r}")
+    return value
+
+
+def _texts(name: str, value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{name} must be a list of texts, but got {value!r}")
+    return value

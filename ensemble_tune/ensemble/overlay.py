@@ -1,0 +1,111 @@
+"""Pictures for people: a frame beside its truth, its prediction, and where the two differ."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+
+from ensemble_tune.ensemble.frames import IGNORED
+from ensemble_tune.ensemble.image_file import Pixels
+from ensemble_tune.storage import atomic_file
+
+_CAMVID = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "signsymbol": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+"""The colours in which CamVid is always shown, RGB."""
+_OPACITY = 0.6
+_BAR = 24
+"""Height of a picture's caption in pixels."""
+_RIGHT, _WRONG = (70, 160, 90), (215, 40, 40)
+
+
+def palette(classes: Sequence[str]) -> Pixels:
+    """(256, 3) RGB: a colour for each class, black for IGNORED and whatever is no class."""
+    colours = np.zeros((256, 3), np.uint8)
+    for place, name in enumerate(classes):
+        # The golden ratio spreads hues evenly, however many there are.
+        hue = colorsys.hsv_to_rgb(place * 0.618034 % 1, 0.75, 0.9)
+        colours[place] = _CAMVID.get(name, tuple(round(255 * part) for part in hue))
+    return colours
+
+
+def write_mask(path: Path, labels: Pixels) -> None:
+    """Writes class indices (H, W) as a single-channel PNG."""
+    _write(path, labels)
+
+
+def write_overlay(path: Path, image: Pixels, prediction: Pixels, classes: Sequence[str], truth: Pixels | None) -> None:
+    """Writes one picture: frame, truth, prediction, errors; without truth, frame and prediction.
+
+    image: (H, W, 3) RGB. prediction, truth: (H, W) class indices, or IGNORED in the truth. The classes that occur are
+    named below.
+    """
+    colours = palette(classes)
+    panels = [("frame", image)]
+    if truth is not None:
+        panels.append(("truth", _tinted(image, colours[truth], truth != IGNORED)))
+    panels.append(("prediction", _tinted(image, colours[prediction], np.ones(prediction.shape, bool))))
+    if truth is not None:
+        wrong = (truth != prediction)[..., None]
+        verdict = np.where(wrong, np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
+        share = float(wrong[truth != IGNORED].mean()) if (truth != IGNORED).any() else 0.0
+        panels.append((f"errors: {share:.1%} of labelled pixels", _tinted(image, verdict, truth != IGNORED)))
+    seen = set(np.unique(prediction)) | (set(np.unique(truth)) if truth is not None else set())
+    sheet = np.concatenate([_captioned(caption, panel) for caption, panel in panels], axis=1)
+    legend = [(name, colours[place]) for place, name in enumerate(classes) if place in seen]
+    whole = np.concatenate([sheet, _legend(legend, sheet.shape[1])])
+    _write(path, cast(Pixels, cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)))
+
+
+def _tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Pixels:
+    """The image in grey, coloured where it is labelled, so that texture and class are both seen."""
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
+    mixed = np.where(where[..., None], _OPACITY * colours + (1 - _OPACITY) * grey, grey * (1 - _OPACITY))
+    return cast(Pixels, mixed.astype(np.uint8))
+
+
+def _captioned(caption: str, panel: Pixels) -> Pixels:
+    bar = np.full((_BAR, panel.shape[1], 3), 255, np.uint8)
+    _text(bar, caption, 6)
+    return np.concatenate([bar, panel])
+
+
+def _legend(entries: Sequence[tuple[str, Pixels]], width: int) -> Pixels:
+    """Swatches with names, in as many rows as they need."""
+    rows = [np.full((_BAR, width, 3), 255, np.uint8)]
+    left = 6
+    for name, colour in entries:
+        needed = 30 + 8 * len(name)
+        if left + needed > width and left > 6:
+            rows.append(np.full((_BAR, width, 3), 255, np.uint8))
+            left = 6
+        rows[-1][6:18, left : left + 14] = colour
+        _text(rows[-1], name, left + 19)
+        left += needed
+    return np.concatenate(rows)
+
+
+def _text(bar: Pixels, text: str, left: int) -> None:
+    cv2.putText(bar, text, (left, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA)
+
+
+def _write(path: Path, picture: Pixels) -> None:
+    """Encodes by the path's ending, and replaces the file in one step."""
+    _, encoded = cv2.imencode(path.suffix, picture)
+    with atomic_file(path) as aside:
+        aside.write_bytes(encoded.tobytes())

@@ -1,0 +1,69 @@
+"""Where saved predictions lie: one folder for a config, a fold and a set of frames; found again by what they are of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.frames import Frames
+from ensemble_tune.ensemble.predictions import Predictions, Stamp
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.errors import PredictionsError
+
+Part = Literal["held-out", "val", "train"]
+"""A fold's own held-out frames, the val frames, or (in-sample stacking alone) all training frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionStore:
+    """The saved predictions of a run."""
+
+    root: Path
+    data: StageData
+
+    def folder(self, config: BaseConfig, fold: int, part: Part) -> Path:
+        """Equal for equal config, data, fold and frames; different for any other."""
+        key = [config.digest(), self.data.dataset().digest, self.data.folds, self.data.with_val]
+        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        return self.root / name / f"fold-{fold}-{part}"
+
+    def stamp(self, config: BaseConfig, fold: int, part: Part) -> Stamp:
+        """What the predictions in `folder` must be of. Raises ValueError for val where val is trained on."""
+        training = self.data.training(config.size)
+        fold_of = self.data.fold_of(training)
+        frames: Frames | None
+        if part == "held-out":
+            frames = training.subset((fold_of == fold).nonzero()[0])
+        else:
+            frames = training if part == "train" else self.data.held_out(config.size)
+        if frames is None:
+            raise ValueError("val is trained on, so nothing is predicted there")
+        trained_on = training if fold == 0 else training.subset((fold_of != fold).nonzero()[0])
+        return Stamp(
+            config=config.digest(),
+            data=self.data.dataset().digest,
+            fold=fold,
+            folds=self.data.folds,
+            classes=training.classes,
+            size=config.size,
+            frames=frames.names,
+            trained_on=trained_on.names,
+        )
+
+    def open(self, config: BaseConfig, fold: int, part: Part) -> Predictions:
+        """Raises PredictionsError where they are missing or of something else."""
+        return Predictions.open(
+            self.folder(config, fold, part), self.stamp(config, fold, part), in_sample=part == "train"
+        )
+
+    def has(self, config: BaseConfig, fold: int, part: Part) -> bool:
+        """Whether these very predictions are there, whole."""
+        try:
+            self.open(config, fold, part)
+        except PredictionsError:
+            return False
+        return True

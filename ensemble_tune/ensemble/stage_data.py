@@ -1,0 +1,85 @@
+"""The frames of one search as its trials see them: what is trained on, what is held out, in which folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
+from ensemble_tune.ensemble.dataset import Dataset, open_dataset
+from ensemble_tune.ensemble.folds import assign_folds
+from ensemble_tune.ensemble.frames import Frames, load_frames
+from ensemble_tune.ensemble.image_file import Pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageData:
+    """Where frames come from and how they are split; small, so that it travels to every worker."""
+
+    data: str
+    """A folder in the CamVid layout, or "synthetic"."""
+    cache: Path
+    """A local folder for decoded frames, one a machine."""
+    folds: int = 3
+    """Blocks that the training frames are cut into for out-of-fold predictions."""
+    with_val: bool = False
+    """Whether val is trained on too; then nothing is held out but test."""
+    threads: int = 1
+    """Computing threads of one trial."""
+    device: str = "auto"
+    """"auto" takes a GPU where the trial was given one; "cpu" never does."""
+
+    def dataset(self) -> Dataset:
+        """The checked data set. Raises DataError."""
+        return _dataset(self.data, self.cache)
+
+    def training(self, size: tuple[int, int]) -> Frames:
+        """All frames that may be trained on, at a working size (height, width) in pixels."""
+        frames = _frames(self.data, self.cache, "train", size)
+        return frames.join(_frames(self.data, self.cache, "val", size)) if self.with_val else frames
+
+    def held_out(self, size: tuple[int, int]) -> Frames | None:
+        """The val frames; None where they are trained on."""
+        return None if self.with_val else _frames(self.data, self.cache, "val", size)
+
+    def fold_of(self, frames: Frames) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """(N,) fold of each training frame, in 1..folds."""
+        return assign_folds(frames.names, frames.sequences, self.folds)
+
+    def prepare(self) -> torch.device:
+        """Gives this process its threads and chooses its device. Raises nothing: without a GPU it is the CPU."""
+        torch.set_num_threads(self.threads)
+        return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=2)
+def _dataset(data: str, cache: Path) -> Dataset:
+    return open_dataset(data, cache)
+
+
+@lru_cache(maxsize=8)
+def _frames(data: str, cache: Path, split: str, size: tuple[int, int]) -> Frames:
+    """Memory maps, so that trial after trial in one process shares them with all others."""
+    return load_frames(_dataset(data, cache), split, size, cache)
+
+
+def shuffled_rows(config: BaseConfig | MetaConfig, epoch: int, count: int) -> Iterator[tuple[list[int], list[int]]]:
+    """An epoch's batches: rows in 0..count-1, and a seed for each row's augmentation; full batches only.
+
+    Both depend on the config's seed, the epoch and the row alone, so that a resumed epoch draws the same.
+    """
+    order = np.random.default_rng([config.seed, epoch]).permutation(count)
+    seeds = np.random.default_rng([config.seed, epoch, 1]).integers(0, 2**31, count)
+    for start in range(0, count - config.batch_size + 1, config.batch_size):
+        rows = order[start : start + config.batch_size].tolist()
+        yield rows, [int(seeds[row]) for row in rows]
+
+
+def as_images(images: list[Pixels]) -> torch.Tensor:
+    """Images (h, w, 3) as one tensor (B, 3, h, w), uint8, stored channels last."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

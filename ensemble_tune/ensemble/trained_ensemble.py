@@ -1,0 +1,101 @@
+"""A trained ensemble: the members' networks and their fusion, from images to logits; saved as TOML and safetensors.
+
+OUT/ensemble.toml                         the manifest, classes included
+OUT/members/1-fold-0/model.safetensors    the one model of a refit member, or the first of K fold models
+OUT/fusion/model.safetensors              the weights of the fusion, where it has any
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_tune.ensemble.base_model import build_base_model
+from ensemble_tune.ensemble.fusion import build_fusion
+from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.predictions import quantise
+from ensemble_tune.ensemble.training_state import WEIGHTS_FILE, load_weights
+from ensemble_tune.errors import RunError
+from ensemble_tune.storage import atomic_folder
+
+MANIFEST_FILE = "ensemble.toml"
+
+
+class TrainedEnsemble(nn.Module):
+    """Images to logits, by the same arithmetic as the scores that chose the ensemble."""
+
+    def __init__(self, manifest: EnsembleManifest, members: Sequence[Sequence[nn.Module]], fusion: nn.Module) -> None:
+        """members: for each base its one refit model or its K fold models."""
+        super().__init__()
+        self.manifest = manifest
+        self.members = nn.ModuleList(nn.ModuleList(models) for models in members)
+        self.fusion = fusion
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) uint8 RGB at the working size to logits (B, C, h, w)."""
+        logits: Tensor = self.fusion(self.member_probabilities(images), images)
+        return logits
+
+    def member_probabilities(self, images: Tensor) -> Tensor:
+        """Images as above to what the fusion sees, (B, M, C, h, w) in [0, 1]."""
+        return torch.stack([self._member(models, images) for models in self.members], dim=1)
+
+    def _member(self, models: nn.Module, images: Tensor) -> Tensor:
+        """One member's probabilities (B, C, h, w); rounded as they are stored, since the fusion learned from those."""
+        rounded = [quantise(model(images).softmax(1)).float() for model in models.children()]
+        return torch.stack(rounded).mean(0) / 255
+
+    def parameter_count(self) -> int:
+        """Numbers that were learned, in all networks together."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedEnsemble:
+        """Reads what `assemble` wrote, ready to segment on the CPU. Raises RunError or ConfigError."""
+        if not (folder / MANIFEST_FILE).exists():
+            raise RunError(
+                f"no trained ensemble is in {folder}: {MANIFEST_FILE} is missing; "
+                f"train one with: ensemble-tune train MANIFEST --data DATA --out {folder}"
+            )
+        manifest = EnsembleManifest.load(folder / MANIFEST_FILE)
+        classes = len(manifest.classes)
+        members = []
+        for place, base in enumerate(manifest.bases, start=1):
+            models = [build_base_model(base, classes, pretrained=False) for _ in models_of(manifest)]
+            for fold, model in zip(models_of(manifest), models, strict=True):
+                load_weights(model, folder / "members" / f"{place}-fold-{fold}")
+            members.append(models)
+        fusion = build_fusion(manifest.fusion, len(members), classes)
+        if manifest.fusion.trained:
+            load_weights(fusion, folder / "fusion")
+        return cls(manifest, members, fusion).eval()
+
+
+def models_of(manifest: EnsembleManifest) -> tuple[int, ...]:
+    """The folds whose models stand for a member: 0 is the model that was trained on all training frames."""
+    return (0,) if manifest.deploy == "refit" else tuple(range(1, manifest.folds + 1))
+
+
+def assemble(
+    folder: Path, manifest: EnsembleManifest, weights: Sequence[Sequence[Path]], fusion_weights: Path | None
+) -> None:
+    """Writes a trained ensemble from the weights of its trainings, replacing an older one in `folder`.
+
+    weights: for each base, the checkpoint folders of its models in the order of `models_of`.
+    """
+    with atomic_folder(folder) as aside:
+        for place, checkpoints in enumerate(weights, start=1):
+            for fold, checkpoint in zip(models_of(manifest), checkpoints, strict=True):
+                _copy_weights(checkpoint, aside / "members" / f"{place}-fold-{fold}")
+        if fusion_weights is not None:
+            _copy_weights(fusion_weights, aside / "fusion")
+        manifest.save(aside / MANIFEST_FILE)
+
+
+def _copy_weights(checkpoint: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    shutil.copyfile(checkpoint / WEIGHTS_FILE, folder / WEIGHTS_FILE)

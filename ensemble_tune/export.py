@@ -1,0 +1,78 @@
+"""`export`: from a run's ledger to the manifest of its best ensemble."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
+from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.fused import fused_members, simple_scores
+from ensemble_tune.tune.conductor import rank
+from ensemble_tune.tune.ledger import Ledger
+from ensemble_tune.tune.record import Status, TrialRecord
+from ensemble_tune.tune.search import LEDGER, versions
+
+EXPORTS = "exports"
+_META_TRIAL = "meta_trial"
+_OWN = ("members", "bases", "deploy", "stacking")
+
+
+def export(out: Path, to: Path, *, data: str | None = None) -> EnsembleManifest:
+    """Writes the best ensemble that a run found, and remembers it in the run folder, so that its weights are kept.
+
+    Among equal scores the earlier, simpler fusion wins: the plain mean is tried first. data: where the data was, if
+    the manifest shall say so. Raises RunError where no fusion has ended.
+    """
+    if not Ledger.exists(out / LEDGER):
+        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
+    records = Ledger(out / LEDGER).trials()
+    ended = [record for record in records if record.stage == "meta" and record.status is not Status.RUNNING]
+    ranked = rank(ended, "max")
+    if not ranked:
+        raise RunError(f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {out}")
+    if to.is_dir():
+        raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
+    manifest = _manifest(ranked, {record.trial: record for record in records if record.stage == "base"}, data)
+    manifest.save(out / EXPORTS / f"{manifest.origin[_META_TRIAL]}.toml")
+    manifest.save(to)
+    return manifest
+
+
+def exported_trials(out: Path) -> frozenset[str]:
+    """The trials that exports of a run name; their weights are never removed. Raises ConfigError for a damaged file."""
+    manifests = [EnsembleManifest.load(path) for path in sorted((out / EXPORTS).glob("*.toml"))]
+    named = {name for manifest in manifests for name in (*manifest.trials, manifest.origin.get(_META_TRIAL, ""))}
+    return frozenset(named - {""})
+
+
+def _manifest(ranked: list[TrialRecord], bases: dict[str, TrialRecord], data: str | None) -> EnsembleManifest:
+    """The best fusion with the members that it fuses."""
+    best = ranked[0]
+    names = fused_members(best)
+    members = [bases[name] for name in names]
+    fusion = {name: value for name, value in best.params.items() if name not in _OWN}
+    trained = {"stop_epoch": best.best_epoch} if best.params["kind"] != "mean" and best.best_epoch else {}
+    return EnsembleManifest(
+        bases=tuple(BaseConfig.from_params({**r.params, "seed": r.seed, "stop_epoch": r.best_epoch}) for r in members),
+        fusion=MetaConfig.from_params({**fusion, **trained, "seed": best.seed}),
+        deploy=best.params["deploy"],  # type: ignore[arg-type]
+        stacking=best.params["stacking"],  # type: ignore[arg-type]
+        data=data,
+        data_digest=best.provenance.get("data"),
+        trials=tuple(names),
+        scores=_scores(ranked),
+        origin={**versions(), **best.provenance, _META_TRIAL: best.trial},
+    )
+
+
+def _scores(ranked: list[TrialRecord]) -> dict[str, float]:
+    """The figures that chose the ensemble, on val."""
+    compared = {"fusion": ranked[0], **simple_scores(ranked)}
+    return {
+        f"{name}_{score}": float(record.scores[score])
+        for name, record in compared.items()
+        for score in ("miou", "small_miou")
+        if not math.isnan(record.scores.get(score, math.nan))
+    }

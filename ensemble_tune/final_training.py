@@ -1,0 +1,134 @@
+"""`train`: from a manifest and the data alone to a trained ensemble, through the same runner as a search."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ensemble_tune.ensemble.base_model import check_base_model
+from ensemble_tune.ensemble.base_trial import FOLD, MEMBER, WITH_VAL, BaseTrial
+from ensemble_tune.ensemble.ensemble_trial import EnsembleTrial
+from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, ENSEMBLE, MEMBERS, STACKING, MetaTrial
+from ensemble_tune.ensemble.prediction_store import PredictionStore
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.ensemble.trained_ensemble import assemble, models_of
+from ensemble_tune.errors import RunError
+from ensemble_tune.meta_search import predicted_parts
+from ensemble_tune.points import train_points
+from ensemble_tune.settings import PREDICTIONS, Settings
+from ensemble_tune.storage import write_text
+from ensemble_tune.trial import Value
+from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.tune.search import CHECKPOINTS
+from ensemble_tune.tune.trial_folder import TrialFolder
+
+ENSEMBLE_FOLDER, METRICS = "ensemble", "metrics.json"
+_STAGE = "final"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalResult:
+    """What a final training gave."""
+
+    folder: Path
+    """The trained ensemble's folder, for `segment`."""
+    split: str | None
+    """What was measured: test, or val where there is no test; None where nothing was left to measure on."""
+    scores: dict[str, float]
+    """On that split: miou and the others; mean.miou, member-1.miou, ... beside them."""
+
+
+def train(
+    manifest: EnsembleManifest, settings: Settings, *, with_val: bool = False, predictions: Path | None = None
+) -> FinalResult:
+    """Trains every member and the fusion as the manifest says, then measures the ensemble on test, once.
+
+    with_val: whether val is trained on too. predictions: a run's saved predictions, to use where they fit. Members,
+    folds and fusion are trials in settings.out's ledger, so an interrupted training goes on. Raises an
+    EnsembleTuneError for whatever a user can mend.
+    """
+    for base in manifest.bases:
+        check_base_model(base)
+    settings = replace(settings, folds=manifest.folds)
+    data = settings.stage_data(with_val=with_val)
+    classes = data.dataset().spec.classes
+    if manifest.classes and manifest.classes != classes:
+        raise RunError(
+            f"the manifest's classes are {', '.join(manifest.classes)}, but the data has {', '.join(classes)}"
+        )
+    manifest = replace(manifest, classes=classes)
+    store = PredictionStore(predictions or settings.out.absolute() / PREDICTIONS, data)
+    members = _train_members(manifest, settings, data, store)
+    fusion = _train_fusion(manifest, settings, data, store) if manifest.fusion.trained else None
+    weights = [[_weights(settings.out, trial) for trial in trials] for trials in members]
+    folder = settings.out / ENSEMBLE_FOLDER
+    assemble(folder, manifest, weights, None if fusion is None else _weights(settings.out, fusion))
+    split = "test" if data.dataset().has_test else None if with_val else "val"
+    scores = _measure(manifest, settings, data, split) if split else {}
+    known = {name: score for name, score in scores.items() if not math.isnan(score)}
+    write_text(settings.out / METRICS, json.dumps({"split": split, "scores": known}, indent=1))
+    return FinalResult(folder=folder, split=split, scores=scores)
+
+
+def _train_members(
+    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore
+) -> list[list[TrialRecord]]:
+    """For each member the trials whose models are deployed; trains the others that the fusion learns from too."""
+    learns = manifest.fusion.trained
+    parts = predicted_parts(data, manifest.deploy, manifest.stacking) if learns else {}
+    trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts)
+    deployed: list[dict[str, Value]] = []
+    others: list[dict[str, Value]] = []
+    for place, base in enumerate(manifest.bases, start=1):
+        for fold in sorted({*models_of(manifest), *parts}):
+            point: dict[str, Value] = {**base.to_params(), FOLD: fold, MEMBER: str(place), WITH_VAL: data.with_val}
+            if fold in models_of(manifest):
+                deployed.append(point)
+            elif not all(store.has(base, fold, part) for part in parts.get(fold, ())):
+                others.append(point)
+    digest = data.dataset().digest
+    trials = train_points(settings, stage=_STAGE, trial=trial, points=[*deployed, *others], data_digest=digest)
+    models = len(models_of(manifest))
+    return [trials[start : start + models] for start in range(0, len(deployed), models)]
+
+
+def _train_fusion(
+    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore
+) -> TrialRecord:
+    """The trial whose weights are the fusion's."""
+    library = {str(place): base for place, base in enumerate(manifest.bases, start=1)}
+    point: dict[str, Value] = {
+        **manifest.fusion.to_params(),
+        MEMBERS: ",".join(library),
+        BASES: "all",
+        DEPLOY: manifest.deploy,
+        STACKING: manifest.stacking,
+        ENSEMBLE: manifest.digest(),
+        WITH_VAL: data.with_val,
+    }
+    trial = MetaTrial(data=data, store=store.root, library=library)
+    return train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)[0]
+
+
+def _measure(manifest: EnsembleManifest, settings: Settings, data: StageData, split: str) -> dict[str, float]:
+    """The ensemble's scores on a split; measured once, since the ledger remembers."""
+    trial = EnsembleTrial(
+        data=data,
+        ensemble=settings.out.absolute() / ENSEMBLE_FOLDER,
+        pictures=settings.out.absolute(),
+        split=split,
+    )
+    point: dict[str, Value] = {"split": split, ENSEMBLE: manifest.digest(), WITH_VAL: data.with_val}
+    records = train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)
+    return dict(records[0].scores)
+
+
+def _weights(out: Path, record: TrialRecord) -> Path:
+    """The folder that holds a trial's last weights. Raises RunError where they were removed."""
+    checkpoint = TrialFolder(out / CHECKPOINTS / record.trial).at(record.best_epoch or 0)
+    if checkpoint is None:
+        raise RunError(f"the weights of {record.trial} are gone from {out / CHECKPOINTS}; train into a new --out")
+    return checkpoint.folder

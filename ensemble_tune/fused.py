@@ -1,0 +1,28 @@
+"""What a meta trial fuses, read from its row in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ensemble_tune.tune.record import TrialRecord
+
+
+def fused_members(record: TrialRecord) -> list[str]:
+    """The base trials that a meta trial fuses, best first."""
+    names = str(record.params["members"]).split(",")
+    bases = str(record.params.get("bases", "all"))
+    return names if bases == "all" else [names[int(place) - 1] for place in bases.split("+")]
+
+
+def simple_scores(ranked: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
+    """Among the trials that share the best one's members: best_single, and mean of all; those that have ended."""
+    found: dict[str, TrialRecord] = {}
+    everyone = str(ranked[0].params["members"])
+    for record in ranked:
+        if record.params["kind"] == "mean" and record.params["members"] == everyone:
+            fused = fused_members(record)
+            if len(fused) == 1:
+                found.setdefault("best_single", record)
+            if len(fused) == len(everyone.split(",")):
+                found.setdefault("mean", record)
+    return found

@@ -1,0 +1,171 @@
+"""`search meta`: the members' out-of-fold predictions, then fusions trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ensemble_tune.ensemble.base_trial import FOLD, MEMBER, BaseTrial
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size
+from ensemble_tune.ensemble.manifest import Deploy, Stacking
+from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBERS, STACKING, MetaTrial, places
+from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.errors import ConfigError, RunError, suggest
+from ensemble_tune.export import exported_trials
+from ensemble_tune.points import train_points
+from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
+from ensemble_tune.trial import Value
+from ensemble_tune.tune.conductor import Goal, rank
+from ensemble_tune.tune.ledger import Ledger
+from ensemble_tune.tune.record import Status, TrialRecord
+from ensemble_tune.tune.search import CHECKPOINTS, LEDGER, Search, SearchResult
+from ensemble_tune.tune.search_space import SearchSpace
+from ensemble_tune.tune.trial_folder import TrialFolder
+
+STAGE = "meta"
+_AUTO = 3
+
+
+def search_meta(
+    settings: Settings,
+    *,
+    space: str | Path = "meta",
+    trials: int = 30,
+    epochs: int = 30,
+    bases: str = "auto",
+    deploy: Deploy = "refit",
+    stacking: Stacking = "out-of-fold",
+    sampler: str = "tpe",
+    scheduler: str = "none",
+    keep: int = 12,
+) -> SearchResult:
+    """Searches fusions of base models; the plain mean and each member alone are tried beside them.
+
+    bases: "auto" (the best of each architecture, then the next best, 3 in all), a number (that many of the best), or
+    names such as "base-0003,base-0007". Raises an EnsembleTuneError for whatever a user can mend.
+    """
+    if trials < 0 or epochs < 1 or keep < 1:
+        raise ConfigError(
+            f"--trials must be at least 0, --epochs and --keep at least 1, but got {trials}, {epochs}, {keep}"
+        )
+    data = settings.stage_data()
+    chosen = choose_members(settings.out, bases, data)
+    members = {record.trial: member_config(record) for record in chosen}
+    fixed: dict[str, Value] = {
+        "size": format_size(next(iter(members.values())).size),
+        "epochs": epochs,
+        DEPLOY: deploy,
+        STACKING: stacking,
+        MEMBERS: ",".join(members),
+    }
+    meta_space = SearchSpace.load(space)
+    _check(meta_space, fixed, len(members))
+    predict_members(settings, data, members, deploy, stacking)
+    everyone = "+".join(str(place) for place in range(1, len(members) + 1))
+    simple = [everyone] + [str(place) for place in range(1, len(members) + 1) if len(members) > 1]
+    return Search(
+        trial=MetaTrial(data=data, store=settings.out.absolute() / PREDICTIONS, library=members),
+        goal=Goal(stage=STAGE, metric=METRIC, trials=trials, keep=keep, seed=settings.seed, sampler=sampler),
+        out=settings.out,
+        max_epochs=epochs,
+        space=meta_space.fixed(**fixed),
+        points=[{**fixed, "kind": "mean", BASES: subset} for subset in simple],
+        scheduler=scheduler,
+        resources=settings.resources,
+        address=settings.address,
+        provenance={"data": data.dataset().digest},
+        comparable=("size", "epochs", DEPLOY, STACKING),
+        protected=exported_trials(settings.out),
+        on_end=settings.on_trial,
+    ).run()
+
+
+def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
+    """The base trials to fuse, best first. Raises RunError or ConfigError."""
+    if not Ledger.exists(out / LEDGER):
+        raise RunError(f"no search is in {out}; run first: ensemble-tune search base --data DATA --out {out}")
+    ranked = rank([r for r in Ledger(out / LEDGER).trials("base") if r.status is not Status.RUNNING], "max")
+    if not ranked:
+        raise RunError(
+            f"no base trial has ended in {out}; run first: ensemble-tune search base --data DATA --out {out}"
+        )
+    digest = ranked[0].provenance.get("data")
+    if digest != data.dataset().digest:
+        raise RunError(
+            f"both stages need the same data, but the base trials in {out} saw {digest} and --data is "
+            f"{data.dataset().digest}; give the data that the base search had"
+        )
+    if bases == "auto":
+        first = list({record.params["architecture"]: record for record in reversed(ranked)}.values())
+        chosen = rank(first, "max") + [record for record in ranked if record not in first]
+        return rank(chosen[:_AUTO], "max")
+    if bases.isdigit():
+        if not 1 <= int(bases) <= len(ranked):
+            raise ConfigError(f"--bases must be within 1 and the {len(ranked)} base trials that ended, but got {bases}")
+        return ranked[: int(bases)]
+    known = {record.trial: record for record in ranked}
+    names = [name.strip() for name in bases.split(",")]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--bases names {name!r}, which is no base trial that ended; {suggest(name, known)}")
+    return rank([known[name] for name in dict.fromkeys(names)], "max")
+
+
+def member_config(record: TrialRecord) -> BaseConfig:
+    """A base trial's config, to be trained as far as its best epoch."""
+    return BaseConfig.from_params({**record.params, "seed": record.seed, "stop_epoch": record.best_epoch})
+
+
+def predict_members(
+    settings: Settings, data: StageData, members: Mapping[str, BaseConfig], deploy: Deploy, stacking: Stacking
+) -> None:
+    """Trains what is needed to predict the training frames out of fold and val as deployed, side by side.
+
+    Raises RunError where a training failed.
+    """
+    store = PredictionStore(settings.out.absolute() / PREDICTIONS, data)
+    parts = predicted_parts(data, deploy, stacking)
+    points: list[dict[str, Value]] = []
+    for name, config in members.items():
+        for fold, wanted in parts.items():
+            if not all(store.has(config, fold, part) for part in wanted):
+                points.append({**config.to_params(), FOLD: fold, MEMBER: name})
+    starts = {
+        name: checkpoint
+        for name, config in members.items()
+        if (
+            checkpoint := TrialFolder(settings.out.absolute() / CHECKPOINTS / name).at(
+                config.stop_epoch or config.epochs
+            )
+        )
+    }
+    trial = BaseTrial(data=data, store=store.root, parts=parts, starts=starts)
+    train_points(
+        settings, stage="fold", trial=trial, points=points, data_digest=data.dataset().digest, again=True, keep=0
+    )
+
+
+def predicted_parts(data: StageData, deploy: Deploy, stacking: Stacking) -> dict[int, tuple[Part, ...]]:
+    """Which frames the model of each fold predicts; 0 is the model that was trained on all training frames."""
+    on_val: tuple[Part, ...] = () if data.with_val else ("val",)
+    parts: dict[int, tuple[Part, ...]] = {}
+    if stacking == "out-of-fold":
+        parts |= dict.fromkeys(range(1, data.folds + 1), ("held-out",))
+    else:
+        parts[0] = ("train",)
+    for fold in (0,) if deploy == "refit" else range(1, data.folds + 1):
+        parts[fold] = parts.get(fold, ()) + on_val
+    return {fold: wanted for fold, wanted in parts.items() if wanted}
+
+
+def _check(space: SearchSpace, fixed: Mapping[str, Value], members: int) -> None:
+    """Refuses what no trial could train. Raises ConfigError."""
+
+    def accepts(values: Mapping[str, Value]) -> None:
+        config = {name: value for name, value in values.items() if name != BASES}
+        MetaConfig.from_params({"size": fixed["size"], "epochs": fixed["epochs"], **config})
+        places(str(values.get(BASES, "all")), members)
+
+    names = [name for name in MetaConfig.field_names() if name not in ("seed", "stop_epoch", "size", "epochs")]
+    space.check([*names, BASES], accepts)

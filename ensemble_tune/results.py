@@ -1,0 +1,174 @@
+"""`results`: a run's leaderboard, or one trial, from the ledger alone; no torch, no Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ensemble_tune.errors import ConfigError, RunError, suggest
+from ensemble_tune.fused import simple_scores
+from ensemble_tune.tune.conductor import rank
+from ensemble_tune.tune.ledger import Ledger
+from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+from ensemble_tune.tune.search import LEDGER
+
+_SHOWN_SCORES = ("miou", "small_miou", "pixel_accuracy")
+_BARS = " ▁▂▃▄▅▆▇█"
+_TITLES = {
+    "base": "Base models, scored on val",
+    "fold": "Fold trainings, scored on the frames that they held out",
+    "meta": "Fusions, scored on val",
+    "final": "Final training",
+}
+_TOLD = {"architecture": "", "encoder": "", "fold": "fold ", "kind": "", "bases": "of ", "split": "measured on "}
+"""What tells trials of a table apart at a glance; all parameters are on a trial's own page."""
+
+
+def read_run(out: Path, stage: str | None = None) -> list[TrialRecord]:
+    """A run's trials. Raises RunError where there is no run."""
+    if not Ledger.exists(out / LEDGER):
+        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
+    return Ledger(out / LEDGER).trials(stage)
+
+
+def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> RenderableType:
+    """The best trials of every stage, or of one, the best first. Raises RunError."""
+    records = read_run(out, stage)
+    stages = [stage for stage in _TITLES if any(record.stage == stage for record in records)]
+    return Group(*(_stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages))
+
+
+def summary(out: Path, split: str | None, final: Mapping[str, float]) -> Table:
+    """A run's answer: best single model, mean of the bases, and the best trained fusion, on val and on test.
+
+    split, final: what the final training measured on, and its scores. Raises RunError where no fusion has ended.
+    """
+    ranked = rank([record for record in read_run(out, "meta") if record.status is not Status.RUNNING], "max")
+    if not ranked:
+        raise RunError(f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {out}")
+    found = simple_scores(ranked)
+    trained = next((record for record in ranked if record.params["kind"] != "mean"), None)
+    rows = [("best single", found.get("best_single")), ("mean of bases", found.get("mean")), ("meta", trained)]
+    table = Table(title="Ensemble", title_justify="left", title_style="bold")
+    for column in ("", "val miou", "val small miou", "trial"):
+        table.add_column(column, justify="left" if column in ("", "trial") else "right")
+    for name, record in rows:
+        if record is not None:
+            scores = [_number(record.scores.get(score, math.nan)) for score in ("miou", "small_miou")]
+            kind = str(record.params["kind"])
+            chosen = "  <- exported" if record is ranked[0] else ""
+            table.add_row(name if kind == "mean" else f"{name} ({kind})", *scores, record.trial + chosen)
+    if split is not None:
+        table.caption = f"exported ensemble on {split}: miou {_number(final.get('miou', math.nan))}, " + ", ".join(
+            f"{name} {_number(final[key])}"
+            for name, key in (("mean of its members", "mean.miou"), ("its best member", "member-1.miou"))
+            if key in final
+        )
+    return table
+
+
+def manifest_lines(document: Mapping[str, Any]) -> str:
+    """A manifest in a few lines for a person."""
+    bases = [f"  {base.get('trial', '')}  {base['architecture']}  {base['encoder']}" for base in document["bases"]]
+    scores = ", ".join(f"{name} {score:.4f}" for name, score in document.get("scores", {}).items())
+    return "\n".join([f"{document['fusion']['kind']} of", *bases, f"on val: {scores}"])
+
+
+def trial_page(out: Path, name: str) -> RenderableType:
+    """One trial's parameters, learning curve and per-class IoU. Raises RunError or ConfigError."""
+    known = {record.trial: record for record in read_run(out)}
+    if name not in known:
+        raise ConfigError(f"{out} has no trial {name!r}; {suggest(name, known)}")
+    record = known[name]
+    rows = [row for row in Ledger(out / LEDGER).epochs(record.stage) if row.trial == name]
+    parts: list[RenderableType] = [
+        Text(f"{name}  {_standing(record)}", style="bold"),
+        _pairs("Parameters", record.params),
+    ]
+    if rows:
+        parts.append(_curve(rows, record.best_epoch))
+    classes = {key.removeprefix("iou."): score for key, score in record.scores.items() if key.startswith("iou.")}
+    if classes:
+        parts.append(_classes(classes, record.best_epoch))
+    parts.append(_pairs("From", {"seed": record.seed, **record.provenance}))
+    return Group(*parts)
+
+
+def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
+    ranked = rank(records, "max")
+    counts = {status: sum(record.status is status for record in records) for status in Status}
+    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    table = Table(title=f"{_TITLES[stage]} ({said})", title_justify="left", title_style="bold")
+    table.add_column("trial", no_wrap=True)
+    for score in _SHOWN_SCORES:
+        table.add_column(score.replace("_", " "), justify="right")
+    for column in ("epoch", "seconds"):
+        table.add_column(column, justify="right")
+    table.add_column("what")
+    table.add_column("status")
+    rest = [record for record in records if record not in ranked]
+    for record in [*ranked, *rest][:top]:
+        scores = [_number(record.scores.get(score, math.nan)) for score in _SHOWN_SCORES]
+        epoch = f"{record.best_epoch or '-'}/{record.epochs}"
+        what = " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
+        table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", what, record.error or record.status.value)
+    return table
+
+
+def _pairs(title: str, values: Mapping[str, object]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    for name, value in values.items():
+        table.add_row(name, _value(value))
+    return table
+
+
+def _curve(rows: Sequence[EpochRecord], best_epoch: int | None) -> Table:
+    table = Table(title="Learning curve", title_justify="left")
+    names = [name for name in ("train_loss", "loss", *_SHOWN_SCORES) if any(name in row.scores for row in rows)]
+    table.add_column("epoch", justify="right")
+    for name in (*names, "seconds"):
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("miou")
+    for row in rows:
+        mark = " best" if row.epoch == best_epoch else ""
+        score = row.scores.get("miou", math.nan)
+        cells = [_number(row.scores.get(name, math.nan)) for name in names]
+        table.add_row(str(row.epoch), *cells, f"{sum(row.seconds.values()):.1f}", _bar(score, 20) + mark)
+    return table
+
+
+def _classes(ious: Mapping[str, float], epoch: int | None) -> Table:
+    table = Table(title=f"IoU of each class at epoch {epoch}", title_justify="left")
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("")
+    for name, iou in ious.items():
+        table.add_row(name, _number(iou), _bar(iou, 20))
+    return table
+
+
+def _bar(share: float, width: int) -> str:
+    """A bar of `width` characters for a share in [0, 1]; nothing for nan."""
+    if math.isnan(share):
+        return ""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    return _BARS[8] * (eighths // 8) + _BARS[eighths % 8].strip()
+
+
+def _number(score: float) -> str:
+    return "-" if math.isnan(score) else f"{score:.4f}"
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _standing(record: TrialRecord) -> str:
+    score = "" if record.score is None else f"  miou {record.score:.4f} at epoch {record.best_epoch}"
+    return f"{record.status}{score}{f'  {record.error}' if record.error else ''}"

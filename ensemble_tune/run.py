@@ -1,0 +1,71 @@
+"""`run`: both searches, export and final training in one go; each part goes on where it was interrupted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ensemble_tune.base_search import search_base
+from ensemble_tune.ensemble.manifest import Deploy, EnsembleManifest, Stacking
+from ensemble_tune.export import export
+from ensemble_tune.final_training import FinalResult, train
+from ensemble_tune.meta_search import search_meta
+from ensemble_tune.settings import PREDICTIONS, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run found and trained."""
+
+    manifest: EnsembleManifest
+    final: FinalResult
+
+
+def run(
+    settings: Settings,
+    *,
+    base_space: str | Path = "base",
+    base_trials: int = 30,
+    base_epochs: int = 30,
+    size: str | None = None,
+    encoder_weights: str | None = None,
+    meta_space: str | Path = "meta",
+    meta_trials: int = 30,
+    meta_epochs: int = 30,
+    bases: str = "auto",
+    deploy: Deploy = "refit",
+    stacking: Stacking = "out-of-fold",
+    sampler: str = "tpe",
+    scheduler: str = "asha",
+    with_val: bool = False,
+) -> RunResult:
+    """Searches base models, then fusions, writes OUT/best.toml, and trains it into OUT/final.
+
+    The options are those of `search_base`, `search_meta` and `train`. Raises an EnsembleTuneError for whatever a user
+    can mend.
+    """
+    search_base(
+        settings,
+        space=base_space,
+        trials=base_trials,
+        epochs=base_epochs,
+        size=size,
+        encoder_weights=encoder_weights,
+        sampler=sampler,
+        scheduler=scheduler,
+    )
+    search_meta(
+        settings,
+        space=meta_space,
+        trials=meta_trials,
+        epochs=meta_epochs,
+        bases=bases,
+        deploy=deploy,
+        stacking=stacking,
+        sampler=sampler,
+    )
+    manifest = export(settings.out, settings.out / "best.toml", data=settings.data)
+    # Out-of-fold predictions of a config are the same in both, so the final training need not repeat them.
+    predictions = settings.out.absolute() / PREDICTIONS
+    final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, predictions=predictions)
+    return RunResult(manifest=manifest, final=final)

@@ -1,0 +1,62 @@
+"""`segment`: a trained ensemble on new images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import cv2
+import torch
+
+from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, Pixels, read_image
+from ensemble_tune.ensemble.overlay import write_mask, write_overlay
+from ensemble_tune.ensemble.scoring import labels_at
+from ensemble_tune.ensemble.stage_data import as_images
+from ensemble_tune.ensemble.trained_ensemble import MANIFEST_FILE, TrainedEnsemble
+from ensemble_tune.errors import DataError
+from ensemble_tune.final_training import ENSEMBLE_FOLDER
+
+
+def segment(ensemble: Path, images: Path, out: Path, *, cpu: bool = False, overlays: bool = False) -> Iterator[Path]:
+    """Writes a mask of class indices for every image, at its own size; yields each mask's path.
+
+    ensemble: what `train` wrote to. images: a folder or one image; sizes may differ, since each is brought to the
+    ensemble's working size and its logits back. overlays: a picture to look at beside each mask. Raises DataError
+    for images that cannot be read, RunError or ConfigError for an ensemble that cannot.
+    """
+    inner = ensemble / ENSEMBLE_FOLDER
+    model = TrainedEnsemble.load(inner if (inner / MANIFEST_FILE).exists() else ensemble)
+    paths = _images(images)
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    model.to(device)
+    height, width = model.manifest.fusion.size
+    for path in paths:
+        image = read_image(path)
+        shrinks = image.shape[0] > height
+        working = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        with torch.inference_mode():
+            logits = model(as_images([cast(Pixels, working)]).to(device))[0]
+        labels = labels_at(logits, image.shape[:2]).to(torch.uint8).cpu().numpy()
+        target = out / f"{path.stem}.png"
+        write_mask(target, labels)
+        if overlays:
+            write_overlay(out / "overlays" / f"{path.stem}.jpg", image, labels, model.manifest.classes, None)
+        yield target
+
+
+def _images(images: Path) -> list[Path]:
+    """The images to segment, by name. Raises DataError where there is none, or where two would share a mask."""
+    if images.is_file():
+        return [images]
+    if not images.is_dir():
+        raise DataError(f"images are a folder or a file, but nothing is at {images}; check the path")
+    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DataError(f"no image is in {images}; its files must end in {', '.join(IMAGE_SUFFIXES)}")
+    stems: dict[str, Path] = {}
+    for path in found:
+        if path.stem in stems:
+            raise DataError(f"{stems[path.stem].name} and {path.name} would share one mask; rename one of them")
+        stems[path.stem] = path
+    return found

@@ -1,0 +1,60 @@
+"""What every stage of a run shares: the data, the run folder, and one trial's share of the machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.errors import ConfigError
+from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.tune.resources import Resources
+
+PREDICTIONS = "predictions"
+METRIC = "miou"
+
+
+def default_cache() -> Path:
+    """The folder for decoded frames where none is given: ensemble_tune in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ensemble_tune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every stage of a run shares."""
+
+    data: str
+    """A folder in the CamVid layout, or "synthetic" for built-in street scenes."""
+    out: Path
+    """The run folder: ledger, checkpoints, predictions."""
+    cache: Path = field(default_factory=default_cache)
+    """Decoded frames; local to each machine."""
+    folds: int = 3
+    """Blocks that the training frames are cut into for out-of-fold predictions."""
+    seed: int = 0
+    """Proposals, initial weights, the order of frames, augmentation."""
+    resources: Resources = field(default_factory=Resources)
+    """One trial's share of a machine."""
+    address: str | None = None
+    """A Ray cluster; None starts Ray on this machine."""
+    on_trial: Callable[[TrialRecord], None] = lambda record: None
+    """Called with every trial that ends, for example to print it."""
+
+    def stage_data(self, *, with_val: bool = False) -> StageData:
+        """The frames as trials see them; the data set is checked at once. Raises DataError or ConfigError."""
+        data = StageData(
+            data=self.data if self.data.startswith("synthetic") else str(Path(self.data).absolute()),
+            cache=self.cache.absolute(),
+            folds=self.folds,
+            with_val=with_val,
+            threads=self.resources.threads,
+            device="cpu" if self.resources.gpus == 0 else "auto",
+        )
+        frames = len(data.dataset().splits["train"])
+        if not 2 <= self.folds <= frames:
+            raise ConfigError(
+                f"--folds must be at least 2 and at most the {frames} training frames, but got {self.folds}"
+            )
+        return data
