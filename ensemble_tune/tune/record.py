@@ -46,7 +46,7 @@ class EpochRecord:
     """Counted from 1."""
     scores: Mapping[str, float]
     seconds: Mapping[str, float]
-    """Wall-clock seconds by part, for example train, evaluate, checkpoint."""
+    """Wall-clock seconds by part, for example train, evaluate, checkpoint; "other" is what the trial did not name."""
     reported: datetime
     """When the epoch ended, in UTC."""
 

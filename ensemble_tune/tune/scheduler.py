@@ -59,10 +59,14 @@ class SuccessiveHalving:
         return self._best[trial] >= sorted(reached, reverse=True)[survivors - 1]
 
 
-def make_scheduler(name: str, *, max_epochs: int, mode: Mode, grace: int = 1, factor: int = 3) -> Scheduler:
-    """A scheduler by name. Raises ConfigError for an unknown one."""
+def make_scheduler(name: str, *, max_epochs: int, mode: Mode, grace: int | None = None, factor: int = 3) -> Scheduler:
+    """A scheduler by name. Raises ConfigError for an unknown one.
+
+    grace: epochs before a trial may be stopped; None is about max_epochs / factor**2, which gives two rungs.
+    """
     if name == "none":
         return TrainToTheEnd()
     if name == "asha":
+        grace = grace or max(1, round(max_epochs / factor**2))
         return SuccessiveHalving(max_epochs=max_epochs, mode=mode, grace=grace, factor=factor)
     raise ConfigError(f"no scheduler is called {name!r}; {suggest(name, SCHEDULERS)}")

@@ -59,12 +59,13 @@ class RayTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch: trained, saved, reported, in this order, so that every reported row has a checkpoint."""
+        started = time.perf_counter()
         try:
             result = next(self._epochs, None)
             if result is None:
                 report = Report(rows=self._unreported(), ended=True)
             else:
-                self._save(result)
+                self._save(result, time.perf_counter() - started)
                 report = Report(rows=self._unreported())
         except Exception as error:
             kind = "" if isinstance(error, EnsembleTuneError) else f"{type(error).__name__}: "
@@ -90,8 +91,10 @@ class RayTrial(tune.Trainable):
         self._reported = len(self._rows)
         return new
 
-    def _save(self, result: EpochResult) -> None:
-        """Writes the checkpoint, then removes those that are neither the last nor the best."""
+    def _save(self, result: EpochResult, took: float) -> None:
+        """Writes the checkpoint, then removes those that are neither the last nor the best; the epoch `took` seconds."""
+        seconds = dict(result.seconds)
+        seconds["other"] = max(0.0, took - sum(seconds.values()))
         row = EpochRecord(
             trial=self._assignment.trial,
             stage=self._goal.stage,
@@ -99,7 +102,7 @@ class RayTrial(tune.Trainable):
             attempt=self._attempt,
             epoch=result.epoch,
             scores=dict(result.scores),
-            seconds=dict(result.seconds),
+            seconds=seconds,
             reported=datetime.now(UTC),
         )
         started = time.perf_counter()
