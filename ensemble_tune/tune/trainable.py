@@ -92,7 +92,7 @@ class RayTrial(tune.Trainable):
         return new
 
     def _save(self, result: EpochResult, took: float) -> None:
-        """Writes the checkpoint, then removes those that are neither the last nor the best; the epoch `took` seconds."""
+        """Writes the checkpoint of an epoch of `took` seconds, then removes those that are neither last nor best."""
         seconds = dict(result.seconds)
         seconds["other"] = max(0.0, took - sum(seconds.values()))
         row = EpochRecord(
