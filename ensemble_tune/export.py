@@ -9,10 +9,9 @@ from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.fused import fused_members, simple_scores
-from ensemble_tune.tune.conductor import rank
-from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import Status, TrialRecord
-from ensemble_tune.tune.search import LEDGER, versions
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import Status, TrialRecord, rank
+from ensemble_tune.tune.search import versions
 
 EXPORTS = "exports"
 _META_TRIAL = "meta_trial"

@@ -22,8 +22,7 @@ from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.storage import write_text
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import TrialRecord
-from ensemble_tune.tune.search import CHECKPOINTS
-from ensemble_tune.tune.trial_folder import TrialFolder
+from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
 ENSEMBLE_FOLDER, METRICS = "ensemble", "metrics.json"
 _STAGE = "final"

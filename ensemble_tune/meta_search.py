@@ -16,12 +16,12 @@ from ensemble_tune.export import exported_trials
 from ensemble_tune.points import train_points
 from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
 from ensemble_tune.trial import Value
-from ensemble_tune.tune.conductor import Goal, rank
-from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import Status, TrialRecord
-from ensemble_tune.tune.search import CHECKPOINTS, LEDGER, Search, SearchResult
+from ensemble_tune.tune.conductor import Goal
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import Status, TrialRecord, rank
+from ensemble_tune.tune.search import Search, SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
-from ensemble_tune.tune.trial_folder import TrialFolder
+from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
 STAGE = "meta"
 _AUTO = 3

@@ -13,10 +13,8 @@ from rich.text import Text
 
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.fused import simple_scores
-from ensemble_tune.tune.conductor import rank
-from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
-from ensemble_tune.tune.search import LEDGER
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, rank
 
 _SHOWN_SCORES = ("miou", "small_miou", "pixel_accuracy")
 _BARS = " ▁▂▃▄▅▆▇█"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import GIVEN, EpochRecord, Mode, Status, TrialRecord, Worth, trial_name
+from ensemble_tune.tune.record import GIVEN, EpochRecord, Mode, Status, TrialRecord, Worth, rank, trial_name
 from ensemble_tune.tune.sampler import Sampler, derive_seed
 from ensemble_tune.tune.scheduler import Scheduler
 from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
@@ -204,19 +204,6 @@ class Conductor:
         failed = [r for r in self.records() if r.status is Status.FAILED]
         for loser in (*losers, *failed):
             self.folder(loser.trial).remove()
-
-
-def rank(records: Sequence[TrialRecord], mode: Mode) -> list[TrialRecord]:
-    """Trials with a score, the best first; of equals, the earlier."""
-    scored = [record for record in records if record.score is not None and record.status is not Status.FAILED]
-    sign = -1.0 if mode == "max" else 1.0
-    return sorted(scored, key=lambda record: (sign * (record.score or 0.0), record.number))
-
-
-def best_of(records: Sequence[TrialRecord], mode: Mode) -> TrialRecord | None:
-    """The trial with the best score among those that ended, or None."""
-    ended = [record for record in records if record.status is not Status.RUNNING]
-    return next(iter(rank(ended, mode)), None)
 
 
 def _assignment(record: TrialRecord) -> Assignment:

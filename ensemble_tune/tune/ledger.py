@@ -26,6 +26,9 @@ from ensemble_tune.storage import atomic_file, remove_partial, write_text
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 
+LEDGER = "ledger"
+"""The ledger's folder in a run folder."""
+
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TIME = pa.timestamp("us", tz="UTC")
 _TRIALS = pa.schema(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -154,3 +154,16 @@ def best_epoch(rows: Iterable[EpochRecord], metric: str, mode: Mode) -> int | No
 def trial_name(stage: str, number: int) -> str:
     """The id of a stage's trial, for example base-0007."""
     return f"{stage}-{number:04d}"
+
+
+def rank(records: Sequence[TrialRecord], mode: Mode) -> list[TrialRecord]:
+    """Trials with a score, the best first; of equals, the earlier."""
+    scored = [record for record in records if record.score is not None and record.status is not Status.FAILED]
+    sign = -1.0 if mode == "max" else 1.0
+    return sorted(scored, key=lambda record: (sign * (record.score or 0.0), record.number))
+
+
+def best_of(records: Sequence[TrialRecord], mode: Mode) -> TrialRecord | None:
+    """The trial with the best score among those that ended, or None."""
+    ended = [record for record in records if record.status is not Status.RUNNING]
+    return next(iter(rank(ended, mode)), None)

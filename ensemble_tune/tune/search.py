@@ -11,16 +11,14 @@ from pathlib import Path
 
 from ensemble_tune.errors import RunError
 from ensemble_tune.trial import Trial, Value
-from ensemble_tune.tune.conductor import Conductor, Goal, best_of
-from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import Status, TrialRecord
+from ensemble_tune.tune.conductor import Conductor, Goal
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import Status, TrialRecord, best_of
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.sampler import NoSampler, OptunaSampler, Sampler
 from ensemble_tune.tune.scheduler import make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
-
-LEDGER = "ledger"
-CHECKPOINTS = "checkpoints"
+from ensemble_tune.tune.trial_folder import CHECKPOINTS
 
 
 @dataclass(frozen=True, kw_only=True)

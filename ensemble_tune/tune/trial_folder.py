@@ -13,6 +13,9 @@ from ensemble_tune.storage import atomic_folder, is_partial, remove_folder, remo
 from ensemble_tune.trial import Checkpoint, EpochResult
 from ensemble_tune.tune.record import EpochRecord
 
+CHECKPOINTS = "checkpoints"
+"""The folder of all trial folders in a run folder."""
+
 _ROWS = "rows.json"
 _EPOCH = re.compile(r"epoch-(\d{5})")
 _ATTEMPT = re.compile(r"attempt-(\d{4})")

@@ -1,0 +1,112 @@
+"""The house stands: the wings never meet, imports go down and never in circles, no file grows into a god."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "ensemble_tune"
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+MOST_LINES = 350
+SEAM = {"ensemble_tune.trial", "ensemble_tune.storage", "ensemble_tune.errors"}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports_of(path: Path, *, everywhere: bool = True) -> Iterator[str]:
+    """Every imported module, inside functions too; without `everywhere`, only what runs when the file is imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped: set[ast.AST] = set()
+    if not everywhere:
+        for node in ast.walk(tree):
+            typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            if typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                skipped.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; name the module whole"
+            base = node.module or ""
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield full if full in MODULES else base
+
+
+def under(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def wing(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0] if len(path.relative_to(ROOT).parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if wing(path) == "ensemble"], ids=module_of)
+def test_the_ensemble_wing_knows_no_searching(path: Path) -> None:
+    for name in imports_of(path):
+        assert not under(name, "ray", "optuna", "pyarrow", "ensemble_tune.tune"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if wing(path) == "tune"], ids=module_of)
+def test_the_tune_wing_knows_no_training(path: Path) -> None:
+    for name in imports_of(path):
+        forbidden = ("torch", "segmentation_models_pytorch", "albumentations", "cv2", "ensemble_tune.ensemble")
+        assert not under(name, *forbidden), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if wing(path)], ids=module_of)
+def test_a_wing_leans_on_itself_and_the_seam_alone(path: Path) -> None:
+    for name in imports_of(path):
+        if under(name, "ensemble_tune"):
+            assert name in SEAM or under(name, f"ensemble_tune.{wing(path)}"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("name", sorted(SEAM))
+def test_the_seam_leans_on_nothing_of_ours_but_the_seam(name: str) -> None:
+    for imported in imports_of(MODULES[name]):
+        assert not under(imported, "ensemble_tune") or imported in SEAM, f"{name} imports {imported}"
+
+
+def test_only_two_files_know_tune_s_interfaces() -> None:
+    knowing = {module_of(path) for path in FILES if any(under(name, "ray") for name in imports_of(path))}
+    assert knowing == {"ensemble_tune.tune.ray_runner", "ensemble_tune.tune.trainable"}
+
+
+def test_imports_go_in_no_circle() -> None:
+    graph = {
+        name: {other for other in imports_of(path) if other in MODULES and other != name}
+        for name, path in MODULES.items()
+    }
+    while graph:
+        leaves = {name for name, needs in graph.items() if not needs & set(graph)}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in leaves}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_file_is_a_room_not_a_hall(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES, f"{path} has {lines} lines; give one of its nouns a file of its own"
+
+
+@pytest.mark.parametrize("name", ["ensemble_tune.cli", "ensemble_tune.results", "ensemble_tune.tune.ledger"])
+def test_help_results_and_ledger_come_without_torch_and_ray(name: str) -> None:
+    seen, ahead = set(), [name]
+    while ahead:
+        module = ahead.pop()
+        for imported in imports_of(MODULES[module], everywhere=False):
+            assert not under(imported, "torch", "ray", "segmentation_models_pytorch"), f"{module} imports {imported}"
+            if imported in MODULES and imported not in seen:
+                seen.add(imported)
+                ahead.append(imported)
