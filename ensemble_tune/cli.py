@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ensemble_tune.cli_options import (
     Address,
@@ -41,12 +40,11 @@ from ensemble_tune.cli_options import (
     Trials,
     WithVal,
 )
+from ensemble_tune.cli_output import err_console, out_console, print_final, print_stage, print_trial, warn_of_leak
 from ensemble_tune.errors import EnsembleTuneError
 
 if TYPE_CHECKING:
-    from ensemble_tune.final_training import FinalResult
     from ensemble_tune.settings import Settings
-    from ensemble_tune.tune.record import TrialRecord
 
 app = typer.Typer(
     help="Search, train and use two-stage semantic-segmentation ensembles.",
@@ -56,8 +54,6 @@ app = typer.Typer(
 )
 search_app = typer.Typer(help="Search one stage: base models, or fusions of them.", no_args_is_help=True)
 app.add_typer(search_app, name="search")
-out_console = Console()
-err_console = Console(stderr=True)
 
 
 @search_app.command("base")
@@ -95,7 +91,7 @@ def search_base(
         scheduler=scheduler,
         keep=keep,
     )
-    _print_stage(out, "base")
+    print_stage(out, "base")
     err_console.print(f"next: ensemble-tune search meta --data {data} --out {out}", highlight=False, soft_wrap=True)
 
 
@@ -124,7 +120,7 @@ def search_meta(
     from ensemble_tune.meta_search import search_meta as search
 
     settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
-    _warn_of_leak(stacking)
+    warn_of_leak(stacking)
     search(
         settings,
         space=space,
@@ -137,7 +133,7 @@ def search_meta(
         scheduler=scheduler,
         keep=keep,
     )
-    _print_stage(out, "meta")
+    print_stage(out, "meta")
     err_console.print(f"next: ensemble-tune export {out} --to best.toml", highlight=False, soft_wrap=True)
 
 
@@ -171,7 +167,7 @@ def run(
     from ensemble_tune.run import run as run_all
 
     settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
-    _warn_of_leak(stacking)
+    warn_of_leak(stacking)
     result = run_all(
         settings,
         base_space=base_space,
@@ -192,7 +188,7 @@ def run(
     from ensemble_tune.results import summary
 
     out_console.print(summary(out, result.final.split, result.final.scores))
-    _print_final(out / "final", result.final)
+    print_final(out / "final", result.final)
 
 
 @app.command()
@@ -252,7 +248,7 @@ def train(
     if where is None:
         raise ConfigError(f"{manifest} does not say where the data is; add --data DATA")
     settings = _settings(where, out, cache, read.folds, seed or 0, cpus, gpus, cpu, address)
-    _print_final(out, train_ensemble(read, settings, with_val=with_val))
+    print_final(out, train_ensemble(read, settings, with_val=with_val))
 
 
 @app.command()
@@ -317,43 +313,5 @@ def _settings(
         seed=seed,
         resources=Resources(cpus=cpus, gpus=0.0 if cpu else gpus),
         address=address,
-        on_trial=_print_trial,
+        on_trial=print_trial,
     )
-
-
-def _print_trial(record: TrialRecord) -> None:
-    """A line for every trial that ends."""
-    score = "" if record.score is None else f"  miou {record.score:.4f} (epoch {record.best_epoch} of {record.epochs})"
-    why = f"  {record.error}" if record.error else ""
-    err_console.print(
-        f"{record.trial}  {record.status}{score}  {record.seconds:.0f} s{why}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def _print_stage(out: Path, stage: str) -> None:
-    from ensemble_tune.results import leaderboard
-
-    out_console.print(leaderboard(out, stage=stage))
-
-
-def _print_final(out: Path, final: FinalResult) -> None:
-    if final.split:
-        out_console.print(
-            f"{final.split} mIoU {final.scores['miou']:.4f}; metrics, masks and overlays are in {out}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", highlight=False, soft_wrap=True)
-
-
-def _warn_of_leak(stacking: StackingChoice) -> None:
-    if stacking is StackingChoice.IN_SAMPLE:
-        err_console.print(
-            "in-sample stacking: fusions learn from predictions on the bases' own training frames, which are better "
-            "than any on new frames; for comparison only",
-            style="yellow",
-            soft_wrap=True,
-        )
