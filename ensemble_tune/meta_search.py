@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ensemble_tune.ensemble.base_trial import FOLD, MEMBER, BaseTrial
@@ -42,8 +42,8 @@ def search_meta(
 ) -> SearchResult:
     """Searches fusions of base models; the plain mean and each member alone are tried beside them.
 
-    bases: "auto" (the best of each architecture, then the next best, 3 in all), a number (that many of the best), or
-    names such as "base-0003,base-0007". Raises an EnsembleTuneError for whatever a user can mend.
+    bases: "auto" (of those trained to the end the best of each architecture, then the next best, 3 in all), a number
+    (that many of the best), or names such as "base-0003,base-0007". Raises an EnsembleTuneError for whatever a user can mend.
     """
     if trials < 0 or epochs < 1 or keep < 1:
         raise ConfigError(
@@ -97,9 +97,7 @@ def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
             f"{data.dataset().digest}; give the data that the base search had"
         )
     if bases == "auto":
-        first = list({record.params["architecture"]: record for record in reversed(ranked)}.values())
-        chosen = rank(first, "max") + [record for record in ranked if record not in first]
-        return rank(chosen[:_AUTO], "max")
+        return rank(_varied(ranked)[:_AUTO], "max")
     if bases.isdigit():
         if not 1 <= int(bases) <= len(ranked):
             raise ConfigError(f"--bases must be within 1 and the {len(ranked)} base trials that ended, but got {bases}")
@@ -110,6 +108,15 @@ def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
         if name not in known:
             raise ConfigError(f"--bases names {name!r}, which is no base trial that ended; {suggest(name, known)}")
     return rank([known[name] for name in dict.fromkeys(names)], "max")
+
+
+def _varied(ranked: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials in the order in which they are worth fusing: one of each architecture first, since models that err
+    differently fuse well; but those that were stopped early last, since a weak member pulls a mean down."""
+    finished = [record for record in ranked if record.status is Status.FINISHED]
+    first = list({record.params["architecture"]: record for record in reversed(finished)}.values())
+    order = [*rank(first, "max"), *finished, *ranked]
+    return list({record.trial: record for record in order}.values())
 
 
 def member_config(record: TrialRecord) -> BaseConfig:
