@@ -45,7 +45,7 @@ class Settings:
     def stage_data(self, *, with_val: bool = False) -> StageData:
         """The frames as trials see them; the data set is checked at once. Raises DataError or ConfigError."""
         data = StageData(
-            data=self.data if self.data.startswith("synthetic") else str(Path(self.data).absolute()),
+            data=self.data if self.data.partition(":")[0] == "synthetic" else str(Path(self.data).absolute()),
             cache=self.cache.absolute(),
             folds=self.folds,
             with_val=with_val,

@@ -25,6 +25,13 @@ _ARCHITECTURE_SPELLINGS = {
     "unet++": "unetplusplus",
     "deeplabv3+": "deeplabv3plus",
 }
+_SPOKEN = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    type(None): "none",
+}
 
 
 class _Config:
@@ -68,9 +75,15 @@ class _Config:
 def parse_size(text: str) -> tuple[int, int]:
     """Height and width in pixels from text such as "360x480". Raises ConfigError."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"a size is HEIGHTxWIDTH in pixels, but got {text!r}; try 360x480")
     return int(parts[0]), int(parts[1])
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """A size from text such as "360x480", or from two whole numbers. Raises ConfigError."""
+    numbers = value if isinstance(value, list | tuple) else None
+    return parse_size(str(value) if numbers is None else "x".join(str(number) for number in numbers))
 
 
 def format_size(size: tuple[int, int]) -> str:
@@ -81,22 +94,23 @@ def format_size(size: tuple[int, int]) -> str:
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """`value` as the field's type, where that loses nothing. Raises ConfigError."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if type(None) in options and (value is None or value == "none"):
+        return None
     for option in options:
-        if option is type(None) and (value is None or value == "none"):
-            return None
         if typing.get_origin(option) is Literal:
             if value in typing.get_args(option):
                 return value
-            raise ConfigError(f"{name} cannot be {value!r}; {suggest(str(value), typing.get_args(option))}")
+            names = [*typing.get_args(option), *(["none"] if type(None) in options else [])]
+            raise ConfigError(f"{name} cannot be {value!r}; {suggest(str(value), names)}")
         if typing.get_origin(option) is tuple:
-            return parse_size(value) if isinstance(value, str) else tuple(value)
+            return _size(value)
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         if option is int and isinstance(value, float) and value.is_integer():
             return int(value)
         if isinstance(option, type) and isinstance(value, option) and isinstance(value, bool) == (option is bool):
             return value
-    kind = " or ".join("none" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
+    kind = " or ".join(_SPOKEN[option] for option in options)
     raise ConfigError(f"{name} must be {kind}, but got {value!r}")
 
 

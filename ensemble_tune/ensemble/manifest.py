@@ -70,7 +70,7 @@ class EnsembleManifest:
     classes: tuple[str, ...] = ()
     """Class names in the order of the masks' values; empty before any training."""
     trials: tuple[str, ...] = ()
-    """The base trial behind each base; empty where the manifest was written by hand."""
+    """The base trial behind each base, "" where there is none; empty where the manifest was written by hand."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """The figures that chose this ensemble, all on val: fusion, mean, best_single, and each base's."""
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class EnsembleManifest:
             data=_text("data", document.get("data")),
             data_digest=_text("data_digest", document.get("data_digest")),
             classes=tuple(_texts("classes", document.get("classes", []))),
-            trials=tuple(str(table.get("trial", "")) for table in tables if table.get("trial")),
+            trials=tuple(str(table.get("trial", "")) for table in tables) if any("trial" in t for t in tables) else (),
             scores={name: float(score) for name, score in scores.items()},
             origin=dict(origin),
         )
