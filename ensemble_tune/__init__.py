@@ -1,1 +1,70 @@
-"""Distributed hyper-parameter search for two-stage semantic-segmentation ensembles."""
+"""Distributed hyper-parameter search for two-stage semantic-segmentation ensembles.
+
+    from ensemble_tune import Settings, export, search_base, search_meta, segment, train
+
+    settings = Settings(data="CamVid", out="runs/camvid")
+    search_base(settings, trials=30, epochs=50, size="360x480")
+    search_meta(settings, trials=30)
+    train(export(settings.out, "best.toml"), Settings(data="CamVid", out="runs/final"))
+    list(segment("runs/final", "photos", "masks"))
+
+A search of anything else takes `Search`, `SearchSpace`, `Goal` and a generator of `EpochResult`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ensemble_tune.base_search import search_base as search_base
+    from ensemble_tune.ensemble.config import BaseConfig as BaseConfig
+    from ensemble_tune.ensemble.config import MetaConfig as MetaConfig
+    from ensemble_tune.ensemble.manifest import EnsembleManifest as EnsembleManifest
+    from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble as TrainedEnsemble
+    from ensemble_tune.errors import EnsembleTuneError as EnsembleTuneError
+    from ensemble_tune.export import export as export
+    from ensemble_tune.final_training import train as train
+    from ensemble_tune.meta_search import search_meta as search_meta
+    from ensemble_tune.run import run as run
+    from ensemble_tune.segment import segment as segment
+    from ensemble_tune.settings import Settings as Settings
+    from ensemble_tune.trial import Checkpoint as Checkpoint
+    from ensemble_tune.trial import EpochResult as EpochResult
+    from ensemble_tune.trial import Trial as Trial
+    from ensemble_tune.tune.conductor import Goal as Goal
+    from ensemble_tune.tune.ledger import Ledger as Ledger
+    from ensemble_tune.tune.resources import Resources as Resources
+    from ensemble_tune.tune.search import Search as Search
+    from ensemble_tune.tune.search_space import SearchSpace as SearchSpace
+
+# Imported when first asked for, so that reading a ledger or printing help imports no torch.
+_HOME = {
+    "BaseConfig": "ensemble.config",
+    "Checkpoint": "trial",
+    "EnsembleManifest": "ensemble.manifest",
+    "EnsembleTuneError": "errors",
+    "EpochResult": "trial",
+    "Goal": "tune.conductor",
+    "Ledger": "tune.ledger",
+    "MetaConfig": "ensemble.config",
+    "Resources": "tune.resources",
+    "Search": "tune.search",
+    "SearchSpace": "tune.search_space",
+    "Settings": "settings",
+    "TrainedEnsemble": "ensemble.trained_ensemble",
+    "Trial": "trial",
+    "export": "export",
+    "run": "run",
+    "search_base": "base_search",
+    "search_meta": "meta_search",
+    "segment": "segment",
+    "train": "final_training",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -56,6 +56,10 @@ search_app = typer.Typer(help="Search one stage: base models, or fusions of them
 app.add_typer(search_app, name="search")
 
 
+_INTERRUPTED = 130
+"""The exit status of a command that Ctrl-C ended."""
+
+
 @search_app.command("base")
 def search_base(
     data: Data,
@@ -275,8 +279,10 @@ def main() -> None:
         app(standalone_mode=True)
     except EnsembleTuneError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from here", 130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer has turned KeyboardInterrupt into it
+            err_console.print("interrupted; the same command goes on from here", highlight=False)
+        raise
     except Exception as error:  # the one place that turns our own faults into a line and a log
         handle, path = tempfile.mkstemp(prefix="ensemble-tune-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8") as log:
@@ -285,9 +291,7 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    err_console.print(
-        f"error: {message}", style="red" if status != 130 else "", highlight=False, soft_wrap=True, markup=False
-    )
+    err_console.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
     sys.exit(status)
 
 

@@ -43,7 +43,8 @@ def search_meta(
     """Searches fusions of base models; the plain mean and each member alone are tried beside them.
 
     bases: "auto" (of those trained to the end the best of each architecture, then the next best, 3 in all), a number
-    (that many of the best), or names such as "base-0003,base-0007". Raises an EnsembleTuneError for whatever a user can mend.
+    (that many of the best), or names such as "base-0003,base-0007". Raises an EnsembleTuneError for whatever a user
+    can mend.
     """
     if trials < 0 or epochs < 1 or keep < 1:
         raise ConfigError(

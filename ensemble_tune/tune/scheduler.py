@@ -67,6 +67,6 @@ def make_scheduler(name: str, *, max_epochs: int, mode: Mode, grace: int | None 
     if name == "none":
         return TrainToTheEnd()
     if name == "asha":
-        grace = grace or max(1, round(max_epochs / factor**2))
+        grace = grace or math.ceil(max_epochs / factor**2)
         return SuccessiveHalving(max_epochs=max_epochs, mode=mode, grace=grace, factor=factor)
     raise ConfigError(f"no scheduler is called {name!r}; {suggest(name, SCHEDULERS)}")
