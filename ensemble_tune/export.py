@@ -15,7 +15,7 @@ from ensemble_tune.tune.search import versions
 
 EXPORTS = "exports"
 _META_TRIAL = "meta_trial"
-_OWN = ("members", "bases", "deploy", "stacking")
+_OWN = ("members", "bases", "deploy", "stacking", "folds")
 
 
 def export(out: Path, to: Path, *, data: str | None = None) -> EnsembleManifest:
@@ -58,6 +58,7 @@ def _manifest(ranked: list[TrialRecord], bases: dict[str, TrialRecord], data: st
         fusion=MetaConfig.from_params({**fusion, **trained, "seed": best.seed}),
         deploy=best.params["deploy"],  # type: ignore[arg-type]
         stacking=best.params["stacking"],  # type: ignore[arg-type]
+        folds=int(best.params["folds"]),
         data=data,
         data_digest=best.provenance.get("data"),
         trials=tuple(names),

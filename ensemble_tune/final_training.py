@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ensemble_tune.ensemble.base_model import check_base_model
-from ensemble_tune.ensemble.base_trial import FOLD, MEMBER, WITH_VAL, BaseTrial
+from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, WITH_VAL, BaseTrial
 from ensemble_tune.ensemble.ensemble_trial import EnsembleTrial
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, ENSEMBLE, MEMBERS, STACKING, MetaTrial
@@ -17,7 +17,7 @@ from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.trained_ensemble import assemble, models_of
 from ensemble_tune.errors import RunError
 from ensemble_tune.meta_search import predicted_parts
-from ensemble_tune.points import train_points
+from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.storage import write_text
 from ensemble_tune.trial import Value
@@ -56,7 +56,8 @@ def train(
     classes = data.dataset().spec.classes
     if manifest.classes and manifest.classes != classes:
         raise RunError(
-            f"the manifest's classes are {', '.join(manifest.classes)}, but the data has {', '.join(classes)}"
+            f"the manifest's classes are {', '.join(manifest.classes)}, but the data has {', '.join(classes)}; "
+            "give the data that the manifest was exported from"
         )
     manifest = replace(manifest, classes=classes)
     store = PredictionStore(predictions or settings.out.absolute() / PREDICTIONS, data)
@@ -79,19 +80,23 @@ def _train_members(
     learns = manifest.fusion.trained
     parts = predicted_parts(data, manifest.deploy, manifest.stacking) if learns else {}
     trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts)
-    deployed: list[dict[str, Value]] = []
-    others: list[dict[str, Value]] = []
-    for place, base in enumerate(manifest.bases, start=1):
-        for fold in sorted({*models_of(manifest), *parts}):
-            point: dict[str, Value] = {**base.to_params(), FOLD: fold, MEMBER: str(place), WITH_VAL: data.with_val}
-            if fold in models_of(manifest):
-                deployed.append(point)
-            elif not all(store.has(base, fold, part) for part in parts.get(fold, ())):
-                others.append(point)
+    deployed = models_of(manifest)
+    others = [fold for fold in parts if fold not in deployed]
+    points: list[Point] = [
+        {**base.to_params(), FOLD: fold, FOLDS: data.folds, MEMBER: str(place), WITH_VAL: data.with_val}
+        for folds in (deployed, others)
+        for place, base in enumerate(manifest.bases, start=1)
+        for fold in folds
+    ]
+
+    def done(point: Point, finished: bool) -> bool:
+        fold, base = int(point[FOLD]), manifest.bases[int(point[MEMBER]) - 1]
+        predicted = all(store.has(base, fold, part) for part in parts.get(fold, ()))
+        return predicted and (finished or fold in others)
+
     digest = data.dataset().digest
-    trials = train_points(settings, stage=_STAGE, trial=trial, points=[*deployed, *others], data_digest=digest)
-    models = len(models_of(manifest))
-    return [trials[start : start + models] for start in range(0, len(deployed), models)]
+    trials = train_points(settings, stage=_STAGE, trial=trial, points=points, data_digest=digest, done=done)
+    return [trials[place * len(deployed) :][: len(deployed)] for place in range(len(manifest.bases))]
 
 
 def _train_fusion(
@@ -105,6 +110,7 @@ def _train_fusion(
         BASES: "all",
         DEPLOY: manifest.deploy,
         STACKING: manifest.stacking,
+        FOLDS: data.folds,
         ENSEMBLE: manifest.digest(),
         WITH_VAL: data.with_val,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ensemble_tune.ensemble.base_trial import FOLD, MEMBER, BaseTrial
+from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size
 from ensemble_tune.ensemble.manifest import Deploy, Stacking
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBERS, STACKING, MetaTrial, places
@@ -13,7 +13,7 @@ from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.export import exported_trials
-from ensemble_tune.points import train_points
+from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.conductor import Goal
@@ -58,6 +58,7 @@ def search_meta(
         "epochs": epochs,
         DEPLOY: deploy,
         STACKING: stacking,
+        FOLDS: data.folds,
         MEMBERS: ",".join(members),
     }
     meta_space = SearchSpace.load(space)
@@ -76,8 +77,9 @@ def search_meta(
         resources=settings.resources,
         address=settings.address,
         provenance={"data": data.dataset().digest},
-        comparable=("size", "epochs", DEPLOY, STACKING),
+        comparable=("size", "epochs", DEPLOY, STACKING, FOLDS),
         protected=exported_trials(settings.out),
+        belongs=lambda record: record.params.get(MEMBERS) == fixed[MEMBERS],
         on_end=settings.on_trial,
     ).run()
 
@@ -134,11 +136,16 @@ def predict_members(
     """
     store = PredictionStore(settings.out.absolute() / PREDICTIONS, data)
     parts = predicted_parts(data, deploy, stacking)
-    points: list[dict[str, Value]] = []
-    for name, config in members.items():
-        for fold, wanted in parts.items():
-            if not all(store.has(config, fold, part) for part in wanted):
-                points.append({**config.to_params(), FOLD: fold, MEMBER: name})
+    points: list[Point] = [
+        {**config.to_params(), FOLD: fold, FOLDS: data.folds, MEMBER: name}
+        for name, config in members.items()
+        for fold in parts
+    ]
+
+    def predicted(point: Point, finished: bool) -> bool:
+        fold = int(point[FOLD])
+        return all(store.has(members[str(point[MEMBER])], fold, part) for part in parts[fold])
+
     starts = {
         name: checkpoint
         for name, config in members.items()
@@ -149,9 +156,8 @@ def predict_members(
         )
     }
     trial = BaseTrial(data=data, store=store.root, parts=parts, starts=starts)
-    train_points(
-        settings, stage="fold", trial=trial, points=points, data_digest=data.dataset().digest, again=True, keep=0
-    )
+    digest = data.dataset().digest
+    train_points(settings, stage="fold", trial=trial, points=points, data_digest=digest, done=predicted, keep=0)
 
 
 def predicted_parts(data: StageData, deploy: Deploy, stacking: Stacking) -> dict[int, tuple[Part, ...]]:

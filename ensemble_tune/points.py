@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ensemble_tune.errors import RunError
 from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.trial import Trial, Value
 from ensemble_tune.tune.conductor import Goal
+from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.search import Search
+
+Point = Mapping[str, Value]
 
 
 def train_points(
@@ -18,37 +21,45 @@ def train_points(
     *,
     stage: str,
     trial: Trial,
-    points: Sequence[Mapping[str, Value]],
+    points: Sequence[Point],
     data_digest: str,
-    again: bool = False,
+    done: Callable[[Point, bool], bool] = lambda point, finished: finished,
     keep: int = sys.maxsize,
 ) -> list[TrialRecord]:
-    """Trains each point to its last epoch, side by side; returns their records in the order of the points.
+    """Trains points to their last epochs, side by side; returns the record of each that has one, in their order.
 
-    again: whether a point that was finished before is trained once more. keep: how many keep their weights. Raises
-    RunError where a training failed.
+    done: whether a point needs no training, given whether a trial of it has finished; one that was interrupted goes on
+    in any case. keep: how many keep their weights. Raises RunError where a training failed.
     """
-    if not points:
-        return []
-    result = Search(
-        trial=trial,
-        goal=Goal(stage=stage, metric=METRIC, keep=keep, worth="last", seed=settings.seed),
-        out=settings.out,
-        max_epochs=1,
-        points=points,
-        again=again,
-        resources=settings.resources,
-        address=settings.address,
-        provenance={"data": data_digest},
-        on_end=settings.on_trial,
-    ).run()
-    return [_ended(point, result.records) for point in points]
+    records = Ledger(settings.out / LEDGER).trials(stage)
+
+    def has(point: Point, status: Status) -> bool:
+        return any(record.status is status and record.is_of(point) for record in records)
+
+    wanted = [p for p in points if has(p, Status.RUNNING) or not done(p, has(p, Status.FINISHED))]
+    if wanted:
+        search = Search(
+            trial=trial,
+            goal=Goal(stage=stage, metric=METRIC, keep=keep, worth="last", seed=settings.seed),
+            out=settings.out,
+            max_epochs=1,
+            points=wanted,
+            again=True,
+            belongs=lambda record: any(record.is_of(point) for point in wanted),
+            resources=settings.resources,
+            address=settings.address,
+            provenance={"data": data_digest},
+            on_end=settings.on_trial,
+        )
+        records = search.run().records
+    for point in wanted:
+        _refuse_failed(point, records)
+    finished = [record for record in records if record.status is Status.FINISHED]
+    return [own[-1] for point in points if (own := [record for record in finished if record.is_of(point)])]
 
 
-def _ended(point: Mapping[str, Value], records: Sequence[TrialRecord]) -> TrialRecord:
-    """The last trial of a point. Raises RunError if it failed."""
-    params = {name: value for name, value in point.items() if name != "seed"}
-    last = [record for record in records if dict(record.params) == params][-1]
+def _refuse_failed(point: Point, records: Sequence[TrialRecord]) -> None:
+    """Raises RunError where the last trial of a point failed."""
+    last = [record for record in records if record.is_of(point)][-1]
     if last.status is not Status.FINISHED:
         raise RunError(f"{last.trial} failed: {last.error}; mend the cause, then run the same command again")
-    return last

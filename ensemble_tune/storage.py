@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ensemble_tune.errors import ConfigError
 
 _ASIDE = ".partial-"
 
@@ -46,6 +49,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder where there is none. Raises ConfigError where it cannot be made or written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} must be a folder that can be written to, but is not ({error.strerror}); choose another"
+        ) from None
 
 
 def remove_folder(path: Path) -> None:

@@ -27,14 +27,14 @@ from ensemble_tune.trial import Checkpoint, EpochResult, Params
 _SCORED_TOGETHER = 8
 """Frames a forward pass outside training."""
 
-FOLD, MEMBER, WITH_VAL = "fold", "member", "with_val"
-"""Parameters beside those of BaseConfig: the held-out fold (0: none), the member that the model stands for, and whether
-val is trained on; the last two are for the ledger's readers."""
+FOLD, FOLDS, MEMBER, WITH_VAL = "fold", "folds", "member", "with_val"
+"""Parameters beside those of BaseConfig: the held-out fold (0: none), how many folds there are, the member that the
+model stands for, and whether val is trained on; all but the first tell the ledger's readers what the trial is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseTrial:
-    """A Trial over BaseConfig's fields, with `fold` to hold one out, `member` and `with_val`."""
+    """A Trial over BaseConfig's fields, with `fold` to hold one out, `folds`, `member` and `with_val`."""
 
     data: StageData
     store: Path | None = None
@@ -49,7 +49,8 @@ class BaseTrial:
         device = self.data.prepare()
         values = dict(params)
         fold, member = int(values.pop(FOLD, 0)), str(values.pop(MEMBER, ""))
-        values.pop(WITH_VAL, None)
+        for name in (FOLDS, WITH_VAL):
+            values.pop(name, None)
         config = BaseConfig.from_params(values)
         frames = self.data.training(config.size)
         fold_of = self.data.fold_of(frames)

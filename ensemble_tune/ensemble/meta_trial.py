@@ -27,17 +27,18 @@ from ensemble_tune.trial import Checkpoint, EpochResult, Params, Value
 _SCORED_TOGETHER = 8
 """Frames a forward pass outside training."""
 
-MEMBERS, BASES, DEPLOY, STACKING, ENSEMBLE, WITH_VAL = (
+MEMBERS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL = (
     "members",
     "bases",
     "deploy",
     "stacking",
+    "folds",
     "ensemble",
     "with_val",
 )
 """Parameters beside those of MetaConfig: the names of the members, best first and divided by commas; which of them are
 fused, "all" or their places such as "1+3", from 1; what stands for a member; what the fusion learns from; and, for
-the ledger's readers, the digest of the manifest and whether val is trained on."""
+the ledger's readers, how many folds there are, the digest of the manifest and whether val is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class MetaTrial:
         values = dict(params)
         names = str(values.pop(MEMBERS)).split(",")
         chosen = [self.library[names[i]] for i in places(str(values.pop(BASES, "all")), len(names))]
-        for name in (ENSEMBLE, WITH_VAL):
+        for name in (FOLDS, ENSEMBLE, WITH_VAL):
             values.pop(name, None)
         deploy, stacking = values.pop(DEPLOY, "refit"), values.pop(STACKING, "out-of-fold")
         config = MetaConfig.from_params(values)

@@ -59,10 +59,12 @@ class Conductor:
         points: Sequence[Mapping[str, Value]] = (),
         provenance: Mapping[str, str] | None = None,
         protected: frozenset[str] = frozenset(),
+        belongs: Callable[[TrialRecord], bool] = lambda record: True,
         on_end: Callable[[TrialRecord], None] = lambda record: None,
     ) -> None:
         """checkpoints: the folder of all trial folders. points: parameters of given trials, which come before
-        those that the sampler proposes. protected: trials whose checkpoint is never removed. The ledger is open."""
+        those that the sampler proposes. protected: trials whose checkpoint is never removed. belongs: whether a trial
+        of the stage is this search's; no other is counted, or resumed. The ledger is open."""
         self.goal = goal
         self._sampler = sampler
         self._scheduler = scheduler
@@ -72,6 +74,7 @@ class Conductor:
         self._proposed = 0
         self._provenance = dict(provenance or {})
         self._protected = protected
+        self._belongs = belongs
         self._on_end = on_end
         self._records: dict[str, TrialRecord] = {}
         self._curves: dict[str, dict[int, float]] = {}
@@ -150,9 +153,9 @@ class Conductor:
         for record in self._ledger.trials(self.goal.stage):
             self._records[record.trial] = record
             self._curves[record.trial] = {}
-            self._proposed += record.sampler != GIVEN
+            self._proposed += record.sampler != GIVEN and self._belongs(record)
         rows = self._ledger.epochs(self.goal.stage)
-        for record in [r for r in self._records.values() if r.status is Status.RUNNING]:
+        for record in [r for r in self._records.values() if r.status is Status.RUNNING and self._belongs(r)]:
             rows = [row for row in rows if row.trial != record.trial] + self._recovered(record)
         for row in sorted(rows, key=lambda row: row.reported):
             score = row.scores.get(self.goal.metric, float("nan"))
@@ -162,6 +165,8 @@ class Conductor:
         for record in self.records():
             if record.status is not Status.RUNNING:
                 self._sampler.observe(record, self._curves[record.trial])
+            elif not self._belongs(record):
+                continue
             elif record.trial in self._stopping:
                 self.ended(record.trial)
             else:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import atomic_file, remove_partial, write_text
+from ensemble_tune.storage import atomic_file, is_partial, make_folder, remove_partial, write_text
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 
@@ -74,7 +74,7 @@ class _Table:
             self.schema = _merge(self.schema, _schema_of(path))
 
     def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("*.parquet"))
+        return sorted(path for path in self.folder.glob("*.parquet") if not is_partial(path))
 
     def part(self, stage: str, number: int) -> Path:
         """The part that holds a trial."""
@@ -111,7 +111,7 @@ class Ledger:
     @classmethod
     def exists(cls, folder: Path) -> bool:
         """Whether any trial was written there."""
-        return any((folder / "trials").glob("*.parquet"))
+        return any(not is_partial(path) for path in (folder / "trials").glob("*.parquet"))
 
     def trials(self, stage: str | None = None) -> list[TrialRecord]:
         """All trials, or one stage's, by stage and number. Raises RunError for a damaged part."""
@@ -129,7 +129,7 @@ class Ledger:
 
     def open(self) -> None:
         """Becomes the one writer. Raises RunError, naming the owner, where another process is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         owner = self.folder / "writer.txt"
         try:
             self._lock.acquire(timeout=0)

@@ -118,6 +118,10 @@ class TrialRecord:
         """Whether it has a score to be compared by."""
         return self.status in (Status.FINISHED, Status.STOPPED) and self.score is not None
 
+    def is_of(self, point: Mapping[str, Value]) -> bool:
+        """Whether it trains these parameters, and with this seed where one is among them."""
+        return {"seed": self.seed, **point} == {**self.params, "seed": self.seed}
+
     def with_epoch(self, row: EpochRecord, metric: str, mode: Mode, worth: Worth) -> TrialRecord:
         """This trial after one more epoch; under worth "best", a score that is nan never becomes the best."""
         score = row.scores.get(metric, math.nan)

@@ -59,6 +59,8 @@ class Search:
     """Parameters that all trials of the stage must share."""
     protected: frozenset[str] = frozenset()
     """Trials whose checkpoint is never removed."""
+    belongs: Callable[[TrialRecord], bool] = lambda record: True
+    """Whether a trial of the stage is this search's; no other is counted, or resumed if it was interrupted."""
     on_end: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends."""
 
@@ -78,6 +80,7 @@ class Search:
                 points=self._missing(before),
                 provenance=self._provenance(),
                 protected=self.protected,
+                belongs=self.belongs,
                 on_end=self.on_end,
             )
             if not conductor.exhausted:
@@ -105,8 +108,8 @@ class Search:
     def _missing(self, before: Sequence[TrialRecord]) -> list[Mapping[str, Value]]:
         """The points that have no trial yet; a failed one counts as none."""
         counts = (Status.RUNNING,) if self.again else (Status.RUNNING, Status.FINISHED, Status.STOPPED)
-        known = [dict(record.params) for record in before if record.status in counts]
-        return [point for point in self.points if {k: v for k, v in point.items() if k != "seed"} not in known]
+        known = [record for record in before if record.status in counts]
+        return [point for point in self.points if not any(record.is_of(point) for record in known)]
 
     def _refuse_other_settings(self, before: Sequence[TrialRecord]) -> None:
         """A run folder holds trials that can be compared. Raises RunError where this search's could not be."""
