@@ -11,6 +11,7 @@ import os
 import signal
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -68,7 +69,8 @@ def start_ray(address: str | None = None) -> None:
     joins = address is not None or "RAY_ADDRESS" in os.environ
     try:
         ray.init(
-            address=address,
+            # "local", since with none at all Ray joins whatever cluster `ray start` has left on this machine.
+            address=address if joins else "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
             **({} if joins else local),
@@ -166,6 +168,7 @@ class _Events(TrialScheduler):
         self._conductor = conductor
         self.live: set[str] = set()
         """Trials that were proposed and have not ended."""
+        self._waiting: deque[TuneTrial] = deque()
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Called for every result but a trial's last, which only says that there are no more epochs."""
@@ -176,7 +179,8 @@ class _Events(TrialScheduler):
         self._pass_on(result)
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """Nothing to do: the conductor knows the trial."""
+        """A trial waits for a place: a new one, or one whose worker died."""
+        self._waiting.append(trial)
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """Nothing to do: Tune starts it again, or tells `_Proposals`."""
@@ -185,8 +189,10 @@ class _Events(TrialScheduler):
         """Nothing to do: Tune tells `_Proposals`."""
 
     def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> TuneTrial | None:
-        """None: Tune starts waiting trials in the order in which they were proposed."""
-        return None
+        """The trial that has waited longest: Tune itself would give a freed worker to the newest."""
+        while self._waiting and self._waiting[0].status != TuneTrial.PENDING:
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
 
     def debug_string(self) -> str:
         """Shown by Tune's own output, which is off."""
