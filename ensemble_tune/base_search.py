@@ -9,7 +9,7 @@ from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig, format_size, parse_size
 from ensemble_tune.ensemble.image_file import read_image
 from ensemble_tune.ensemble.stage_data import StageData
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.export import exported_trials
 from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.trial import Value
@@ -47,8 +47,8 @@ def search_base(
     if encoder_weights is not None:
         fixed["encoder_weights"] = encoder_weights
     chosen = SearchSpace.load(space)
-    _check(chosen.fixed(**fixed))
-    return Search(
+    _check(chosen.fixed(**fixed), data)
+    result = Search(
         trial=BaseTrial(data=data),
         goal=Goal(stage=STAGE, metric=METRIC, trials=trials, keep=keep, seed=settings.seed, sampler=sampler),
         out=settings.out,
@@ -62,6 +62,12 @@ def search_base(
         protected=exported_trials(settings.out),
         on_end=settings.on_trial,
     ).run()
+    if result.best is None and result.records:
+        last = result.records[-1]
+        raise RunError(
+            f"no base trial ended well: {last.trial} failed with {last.error!r}; mend the cause, then raise --trials"
+        )
+    return result
 
 
 def own_size(data: StageData) -> str:
@@ -70,10 +76,12 @@ def own_size(data: StageData) -> str:
     return format_size((height, width))
 
 
-def _check(space: SearchSpace) -> None:
+def _check(space: SearchSpace, data: StageData) -> None:
     """Refuses what no trial could train. Raises ConfigError."""
     names = [name for name in BaseConfig.field_names() if name not in ("seed", "stop_epoch")]
     space.check(names, BaseConfig.from_params)
     fixed = {name: value for name, value in space.fixed_values().items() if name in ("size", "epochs")}
     for values in space.combinations(_BUILT):
-        check_base_model(BaseConfig.from_params(fixed | values))
+        config = BaseConfig.from_params(fixed | values)
+        data.check_batch(config)
+        check_base_model(config)

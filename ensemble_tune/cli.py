@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -41,7 +41,7 @@ from ensemble_tune.cli_options import (
     WithVal,
 )
 from ensemble_tune.cli_output import err_console, out_console, print_final, print_stage, print_trial, warn_of_leak
-from ensemble_tune.errors import EnsembleTuneError
+from ensemble_tune.errors import ConfigError, EnsembleTuneError
 
 if TYPE_CHECKING:
     from ensemble_tune.settings import Settings
@@ -58,6 +58,8 @@ app.add_typer(search_app, name="search")
 
 _INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises for a command line that it cannot read; it has no public name."""
 
 
 @search_app.command("base")
@@ -96,7 +98,7 @@ def search_base(
         keep=keep,
     )
     print_stage(out, "base")
-    err_console.print(f"next: ensemble-tune search meta --data {data} --out {out}", highlight=False, soft_wrap=True)
+    err_console.print(f"next: ensemble-tune search meta --data {data} --out {out}", soft_wrap=True)
 
 
 @search_app.command("meta")
@@ -138,7 +140,7 @@ def search_meta(
         keep=keep,
     )
     print_stage(out, "meta")
-    err_console.print(f"next: ensemble-tune export {out} --to best.toml", highlight=False, soft_wrap=True)
+    err_console.print(f"next: ensemble-tune export {out} --to best.toml", soft_wrap=True)
 
 
 @app.command()
@@ -217,10 +219,8 @@ def export(
     from ensemble_tune.results import manifest_lines
 
     manifest = write(run_folder, to)
-    out_console.print(manifest_lines(manifest.to_document()), highlight=False)
-    out_console.print(
-        f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT", highlight=False, soft_wrap=True
-    )
+    out_console.print(manifest_lines(manifest.to_document()))
+    out_console.print(f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT", soft_wrap=True)
 
 
 @app.command()
@@ -242,7 +242,6 @@ def train(
 ) -> None:
     """Train an ensemble from its manifest and the data alone, and measure it on test."""
     from ensemble_tune.ensemble.manifest import EnsembleManifest
-    from ensemble_tune.errors import ConfigError
     from ensemble_tune.final_training import train as train_ensemble
 
     read = EnsembleManifest.load(manifest).with_settings(
@@ -267,31 +266,36 @@ def segment(
     from ensemble_tune.segment import segment as write_masks
 
     written = sum(1 for _ in write_masks(ensemble, images, out, cpu=cpu, overlays=overlays))
-    out_console.print(f"wrote {written} masks to {out}", highlight=False, soft_wrap=True)
+    out_console.print(f"wrote {written} masks to {out}", soft_wrap=True)
 
 
 def main() -> None:
     """Runs the command line; a user's mistake is one line and exit status 2, ours a log and exit status 1."""
-    logging.basicConfig(
-        level=os.environ.get("ENSEMBLE_TUNE_LOG", "ERROR"), format="%(levelname)s %(name)s: %(message)s"
-    )
     try:
-        app(standalone_mode=True)
+        level = os.environ.get("ENSEMBLE_TUNE_LOG", "ERROR").upper()
+        if level not in logging.getLevelNamesMapping():
+            raise ConfigError(f"ENSEMBLE_TUNE_LOG must be a level of logging, but is {level!r}; try INFO")
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+        status = app(standalone_mode=False)
     except EnsembleTuneError as error:
         _fail(str(error), 2)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:  # typer has turned KeyboardInterrupt into it
-            err_console.print("interrupted; the same command goes on from here", highlight=False)
-        raise
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer has printed the help
+            sys.exit(2)
+        _fail(f"{error.format_message().rstrip('.')}; see: {error.ctx.command_path} --help", 2)  # type: ignore[attr-defined]
     except Exception as error:  # the one place that turns our own faults into a line and a log
         handle, path = tempfile.mkstemp(prefix="ensemble-tune-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8") as log:
             log.write(f"{' '.join(sys.argv)}\n{traceback.format_exc()}")
         _fail(f"this should not have happened: {type(error).__name__}; please report it with the log {path}", 1)
+    if status == _INTERRUPTED:  # typer has turned KeyboardInterrupt into it
+        err_console.print("interrupted; the same command goes on from here")
+    sys.exit(status)
 
 
-def _fail(message: str, status: int) -> None:
-    err_console.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
+def _fail(message: str, status: int) -> NoReturn:
+    """Ends the process with one line."""
+    err_console.print(f"error: {' '.join(message.splitlines())}", style="red", soft_wrap=True)
     sys.exit(status)
 
 

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from ensemble_tune.final_training import FinalResult
     from ensemble_tune.tune.record import TrialRecord
 
-out_console = Console()
-err_console = Console(stderr=True)
+# Names and paths are shown as they are: no markup, no emoji, no colours of Rich's own choice.
+out_console = Console(markup=False, emoji=False)
+err_console = Console(markup=False, emoji=False, stderr=True)
 
 
 def print_trial(record: TrialRecord) -> None:
@@ -23,9 +24,7 @@ def print_trial(record: TrialRecord) -> None:
     why = f"  {record.error}" if record.error else ""
     err_console.print(
         f"{record.trial}  {record.status}{score}  {record.seconds:.0f} s{why}",
-        highlight=False,
         soft_wrap=True,
-        markup=False,
     )
 
 
@@ -41,10 +40,9 @@ def print_final(out: Path, final: FinalResult) -> None:
     if final.split:
         out_console.print(
             f"{final.split} mIoU {final.scores['miou']:.4f}; metrics, masks and overlays are in {out}",
-            highlight=False,
             soft_wrap=True,
         )
-    err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", highlight=False, soft_wrap=True)
+    err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", soft_wrap=True)
 
 
 def warn_of_leak(stacking: StackingChoice) -> None:

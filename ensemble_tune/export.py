@@ -9,6 +9,7 @@ from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.fused import fused_members, simple_scores
+from ensemble_tune.storage import make_folder
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
 from ensemble_tune.tune.search import versions
@@ -33,6 +34,7 @@ def export(out: Path, to: Path, *, data: str | None = None) -> EnsembleManifest:
         raise RunError(f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {out}")
     if to.is_dir():
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
+    make_folder(to.absolute().parent)
     manifest = _manifest(ranked, {record.trial: record for record in records if record.stage == "base"}, data)
     manifest.save(out / EXPORTS / f"{manifest.origin[_META_TRIAL]}.toml")
     manifest.save(to)

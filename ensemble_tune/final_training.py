@@ -53,6 +53,10 @@ def train(
         check_base_model(base)
     settings = replace(settings, folds=manifest.folds)
     data = settings.stage_data(with_val=with_val)
+    for base in manifest.bases:
+        data.check_batch(base)
+    if manifest.fusion.trained:
+        data.check_batch(manifest.fusion)
     classes = data.dataset().spec.classes
     if manifest.classes and manifest.classes != classes:
         raise RunError(

@@ -62,7 +62,7 @@ def search_meta(
         MEMBERS: ",".join(members),
     }
     meta_space = SearchSpace.load(space)
-    _check(meta_space, fixed, len(members))
+    _check(meta_space, fixed, len(members), data)
     predict_members(settings, data, members, deploy, stacking)
     everyone = "+".join(str(place) for place in range(1, len(members) + 1))
     simple = [everyone] + [str(place) for place in range(1, len(members) + 1) if len(members) > 1]
@@ -173,7 +173,7 @@ def predicted_parts(data: StageData, deploy: Deploy, stacking: Stacking) -> dict
     return {fold: wanted for fold, wanted in parts.items() if wanted}
 
 
-def _check(space: SearchSpace, fixed: Mapping[str, Value], members: int) -> None:
+def _check(space: SearchSpace, fixed: Mapping[str, Value], members: int, data: StageData) -> None:
     """Refuses what no trial could train. Raises ConfigError."""
 
     def accepts(values: Mapping[str, Value]) -> None:
@@ -183,3 +183,5 @@ def _check(space: SearchSpace, fixed: Mapping[str, Value], members: int) -> None
 
     names = [name for name in MetaConfig.field_names() if name not in ("seed", "stop_epoch", "size", "epochs")]
     space.check([*names, BASES], accepts)
+    for values in space.combinations(["batch_size"]):
+        data.check_batch(MetaConfig.from_params(values))

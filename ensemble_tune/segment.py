@@ -14,8 +14,9 @@ from ensemble_tune.ensemble.overlay import write_mask, write_overlay
 from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.stage_data import as_images
 from ensemble_tune.ensemble.trained_ensemble import MANIFEST_FILE, TrainedEnsemble
-from ensemble_tune.errors import DataError
+from ensemble_tune.errors import ConfigError, DataError
 from ensemble_tune.final_training import ENSEMBLE_FOLDER
+from ensemble_tune.storage import make_folder
 
 
 def segment(ensemble: Path, images: Path, out: Path, *, cpu: bool = False, overlays: bool = False) -> Iterator[Path]:
@@ -23,11 +24,14 @@ def segment(ensemble: Path, images: Path, out: Path, *, cpu: bool = False, overl
 
     ensemble: what `train` wrote to. images: a folder or one image; sizes may differ, since each is brought to the
     ensemble's working size and its logits back. overlays: a picture to look at beside each mask. Raises DataError
-    for images that cannot be read, RunError or ConfigError for an ensemble that cannot.
+    for images that cannot be read, RunError or ConfigError for an ensemble that cannot, or an `out` of no use.
     """
     inner = ensemble / ENSEMBLE_FOLDER
     model = TrainedEnsemble.load(inner if (inner / MANIFEST_FILE).exists() else ensemble)
     paths = _images(images)
+    if out.resolve() == paths[0].parent.resolve():
+        raise ConfigError(f"masks would replace the images in {out}, or mix with them; choose another --out")
+    make_folder(out)
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     model.to(device)
     height, width = model.manifest.fusion.size

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.storage import make_folder
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.resources import Resources
 
@@ -42,8 +43,13 @@ class Settings:
     on_trial: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends, for example to print it."""
 
+    def __post_init__(self) -> None:
+        for name in ("out", "cache"):  # a text will do
+            object.__setattr__(self, name, Path(getattr(self, name)))
+
     def stage_data(self, *, with_val: bool = False) -> StageData:
         """The frames as trials see them; the data set is checked at once. Raises DataError or ConfigError."""
+        make_folder(self.cache)
         data = StageData(
             data=self.data if self.data.partition(":")[0] == "synthetic" else str(Path(self.data).absolute()),
             cache=self.cache.absolute(),

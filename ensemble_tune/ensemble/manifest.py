@@ -85,6 +85,8 @@ class EnsembleManifest:
             raise ConfigError(
                 f"all models of an ensemble must work at one size, but got {shown}; set size once, on top"
             )
+        if len(set(self.bases)) < len(self.bases):
+            raise ConfigError("two bases are the same model, so that one adds nothing; give one of them another seed")
         if self.folds < 2:
             raise ConfigError(f"folds must be at least 2, but got {self.folds}; try 3")
 

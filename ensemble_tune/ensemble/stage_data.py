@@ -15,6 +15,7 @@ from ensemble_tune.ensemble.dataset import Dataset, open_dataset
 from ensemble_tune.ensemble.folds import assign_folds
 from ensemble_tune.ensemble.frames import Frames, load_frames
 from ensemble_tune.ensemble.image_file import Pixels
+from ensemble_tune.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,20 @@ class StageData:
     def fold_of(self, frames: Frames) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """(N,) fold of each training frame, in 1..folds."""
         return assign_folds(frames.names, frames.sequences, self.folds)
+
+    def check_batch(self, config: BaseConfig | MetaConfig) -> None:
+        """Raises ConfigError where an epoch would have no full batch, in the training that sees the fewest frames."""
+        splits = self.dataset().splits
+        frames = splits["train"] + (splits["val"] if self.with_val else ())
+        fewest = len(frames)
+        if isinstance(config, BaseConfig):
+            folds = assign_folds([frame.name for frame in frames], [frame.sequence for frame in frames], self.folds)
+            fewest -= int(np.bincount(folds).max())
+        if config.batch_size > fewest:
+            raise ConfigError(
+                f"batch_size must be at most {fewest}, the frames of the smallest training, but got "
+                f"{config.batch_size}; lower it"
+            )
 
     def prepare(self) -> torch.device:
         """Gives this process its threads and chooses its device. Raises nothing: without a GPU it is the CPU."""

@@ -47,7 +47,8 @@ class TrainedEnsemble(nn.Module):
     def _member(self, models: nn.Module, images: Tensor) -> Tensor:
         """One member's probabilities (B, C, h, w); rounded as they are stored, since the fusion learned from those."""
         rounded = [quantise(model(images).softmax(1)).float() for model in models.children()]
-        return torch.stack(rounded).mean(0) / 255
+        # Whole numbers, summed without rounding and divided once: bit for bit what the fusion is scored on.
+        return torch.stack(rounded).sum(0) / (255 * len(rounded))
 
     def parameter_count(self) -> int:
         """Numbers that were learned, in all networks together."""
