@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ensemble_tune.storage import remove_partial
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.record import GIVEN, EpochRecord, Mode, Status, TrialRecord, Worth, rank, trial_name
 from ensemble_tune.tune.sampler import Sampler, derive_seed
 from ensemble_tune.tune.scheduler import Scheduler
-from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
+from ensemble_tune.tune.trial_folder import TrialFolder
 
 _FLUSH_SECONDS = 1.0
 
@@ -81,6 +82,7 @@ class Conductor:
         self._stopping: set[str] = set()
         self._waiting: deque[Assignment] = deque()
         self._flushed = time.monotonic()
+        remove_partial(checkpoints)
         self._take_up()
 
     def folder(self, trial: str) -> TrialFolder:
@@ -118,6 +120,9 @@ class Conductor:
             provenance=self._provenance,
         )
         self._proposed += not given
+        # Of a trial of this name that someone took out of the ledger.
+        self.folder(record.trial).remove()
+        self._ledger.drop_epochs_after(record, 0)
         self._put(record)
         self._flush()
         return _assignment(record)
@@ -144,8 +149,9 @@ class Conductor:
         record = replace(record, status=status, error=error, ended=datetime.now(UTC))
         self._put(record)
         self._sampler.observe(record, self._curves[trial])
-        self._retain(record)
+        # First: a trial that the ledger calls running goes on from its last checkpoint.
         self._flush()
+        self._retain(record)
         self._on_end(record)
 
     def _take_up(self) -> None:
@@ -154,13 +160,15 @@ class Conductor:
             self._records[record.trial] = record
             self._curves[record.trial] = {}
             self._proposed += record.sampler != GIVEN and self._belongs(record)
-        rows = self._ledger.epochs(self.goal.stage)
+        rows = [row for row in self._ledger.epochs(self.goal.stage) if row.trial in self._records]
         for record in [r for r in self._records.values() if r.status is Status.RUNNING and self._belongs(r)]:
             rows = [row for row in rows if row.trial != record.trial] + self._recovered(record)
         for row in sorted(rows, key=lambda row: row.reported):
             score = row.scores.get(self.goal.metric, float("nan"))
             self._curves[row.trial][row.epoch] = score
-            if not self._scheduler.goes_on(row.trial, row.epoch, score):
+            # Rows of two trials may have come in another order than they were reported: who went on had been let go on.
+            goes_on = self._scheduler.goes_on(row.trial, row.epoch, score)
+            if not goes_on and row.epoch == self._records[row.trial].epochs:
                 self._stopping.add(row.trial)
         for record in self.records():
             if record.status is not Status.RUNNING:
@@ -175,8 +183,7 @@ class Conductor:
 
     def _recovered(self, record: TrialRecord) -> list[EpochRecord]:
         """An interrupted trial's rows, from the checkpoint that it will go on from; the ledger is made to agree."""
-        checkpoint = self.folder(record.trial).latest()
-        rows = rows_of(checkpoint) if checkpoint else []
+        checkpoint, rows = self.folder(record.trial).history()
         fresh = replace(record, epochs=0, best_epoch=None, score=None, scores={}, seconds=0.0)
         for row in rows:
             self._ledger.put_epoch(row)
@@ -204,10 +211,13 @@ class Conductor:
         """Of an ended trial, the checkpoint it is worth; of a trial outside the best `keep`, none."""
         if record.best_epoch is not None:
             self.folder(record.trial).keep({record.best_epoch})
+            self.folder(record.trial).clear_partial()
         ranked = [r for r in rank(self.records(), self.goal.mode) if r.status is not Status.RUNNING]
         losers = [r for r in ranked[self.goal.keep :] if r.trial not in self._protected]
-        failed = [r for r in self.records() if r.status is Status.FAILED]
-        for loser in (*losers, *failed):
+        worthless = [
+            r for r in self.records() if r.status is Status.FAILED or (r.best_epoch is None and r.ended is not None)
+        ]
+        for loser in (*losers, *worthless):
             self.folder(loser.trial).remove()
 
 

@@ -69,12 +69,26 @@ class _Table:
     def __init__(self, folder: Path, core: pa.Schema, trials_a_part: int) -> None:
         self.folder = folder
         self._trials_a_part = trials_a_part
-        self.schema = core
-        for path in self.paths():
-            self.schema = _merge(self.schema, _schema_of(path))
+        self._core = core
+        self.schema = self._merged()
 
     def paths(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.parquet") if not is_partial(path))
+
+    def open(self) -> None:
+        """Gives all parts the same columns, in case a writer died while it added one. Only for the one writer."""
+        self.folder.mkdir(exist_ok=True)
+        remove_partial(self.folder)
+        self.schema = self._merged()
+        for path in self.paths():
+            if _schema_of(path, self._core) != self.schema:
+                _write(path, _conform(_read(path), self.schema))
+
+    def _merged(self) -> pa.Schema:
+        schema = self._core
+        for path in self.paths():
+            schema = _merge(schema, _schema_of(path, self._core))
+        return schema
 
     def part(self, stage: str, number: int) -> Path:
         """The part that holds a trial."""
@@ -139,14 +153,17 @@ class Ledger:
                 f"one search writes to a run folder at a time, but {who} writes to {self.folder.parent}; "
                 "wait for it, stop it, or use another --out"
             ) from None
-        write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
-        for table in (self._trials, self._epochs):
-            table.folder.mkdir(exist_ok=True)
-            remove_partial(table.folder)
-        for trial in self.trials():
-            self._trial_rows[self._trials.part(trial.stage, trial.number)][trial.trial] = trial
-        for epoch in self.epochs():
-            self._epoch_rows[self._epochs.part(epoch.stage, epoch.number)][epoch.trial, epoch.epoch] = epoch
+        try:
+            write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
+            self._trials.open()
+            self._epochs.open()
+            for trial in self.trials():
+                self._trial_rows[self._trials.part(trial.stage, trial.number)][trial.trial] = trial
+            for epoch in self.epochs():
+                self._epoch_rows[self._epochs.part(epoch.stage, epoch.number)][epoch.trial, epoch.epoch] = epoch
+        except BaseException:
+            self._lock.release()
+            raise
 
     def put_trial(self, record: TrialRecord) -> None:
         """Adds or replaces a trial's row; on disk after the next flush."""
@@ -283,13 +300,15 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise _damaged(path, error) from None
 
 
-def _schema_of(path: Path) -> pa.Schema:
+def _schema_of(path: Path, core: pa.Schema) -> pa.Schema:
+    """A part's columns. Raises RunError where it is no part of such a table."""
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
-    if "trial" not in schema.names or "stage" not in schema.names:
-        raise _damaged(path, "it has no columns trial and stage")
+    missing = [name for name in core.names if name not in schema.names]
+    if missing:
+        raise _damaged(path, f"it has no column {missing[0]}")
     return schema
 
 

@@ -20,9 +20,9 @@ class Resources:
     None asks for one where any machine has one."""
 
     def __post_init__(self) -> None:
-        if not self.cpus > 0:
+        if not 0 < self.cpus < math.inf:
             raise ConfigError(f"--cpus-per-trial must be above 0, but got {self.cpus}; try 1")
-        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus))):
+        if self.gpus is not None and (self.gpus < 0 or not (self.gpus <= 1 or float(self.gpus).is_integer())):
             raise ConfigError(
                 f"--gpus-per-trial must be a fraction of 1 or a whole number, but got {self.gpus}; try 0.25"
             )

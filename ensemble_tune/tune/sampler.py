@@ -58,10 +58,12 @@ class OptunaSampler:
 
     def observe(self, record: TrialRecord, curve: Mapping[int, float]) -> None:
         """Tells Optuna; parameters from outside the space, such as a user's own points, teach it nothing."""
+        asked = self._asked.pop(record.number, None)
         if not self._space.contains(record.params):
+            if asked is not None:
+                self._study.tell(asked, state=TrialState.FAIL)
             return
         ended = self._frozen(record, self._best_so_far(curve))
-        asked = self._asked.pop(record.number, None)
         if asked is None:
             self._study.add_trial(ended)
         else:

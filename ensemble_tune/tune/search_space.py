@@ -16,6 +16,7 @@ import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,9 +57,11 @@ class Parameter:
             return any(
                 value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
             )
-        if isinstance(value, bool) or not isinstance(value, int | float) or (self.whole and value != int(value)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return self.low <= value <= self.high  # type: ignore[operator]
+        if not self.low <= value <= self.high:  # type: ignore[operator]
+            return False
+        return _is_multiple(value - (self.low or 0), self.step or (1 if self.whole else None))
 
 
 class Suggester(Protocol):
@@ -84,7 +87,7 @@ class SearchSpace:
     def load(cls, source: str | Path) -> SearchSpace:
         """Reads a TOML file, or a shipped space by its bare name ("base"). Raises ConfigError."""
         path = Path(source)
-        if path.suffix == ".toml" or path.exists():
+        if path.suffix == ".toml" or path.is_file():
             try:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
@@ -170,13 +173,14 @@ class SearchSpace:
             if p.name not in known:
                 raise ConfigError(f"no parameter is called {p.name!r}; {suggest(p.name, known)}")
         for p in self.parameters:
-            conditions = {name: values[0] for name, values in p.when.items()}
             for value in p.extremes():
-                accepts({**conditions, p.name: value})
+                accepts({**self._conditions(p), p.name: value})
 
     def combinations(self, names: Iterable[str]) -> Iterator[dict[str, Value]]:
-        """Every combination of the extremes of these parameters that `draw` can give."""
+        """Every combination of the extremes of these parameters, and of those they depend on, that `draw` can give."""
         wanted = set(names) & set(self.names)
+        for p in reversed(self.parameters):
+            wanted |= set(p.when) if p.name in wanted else set()
         partial: list[dict[str, Value]] = [{}]
         for p in self.parameters:
             if p.name in wanted:
@@ -195,6 +199,13 @@ class SearchSpace:
         ]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
+    def _conditions(self, parameter: Parameter) -> dict[str, Value]:
+        """Values for which the parameter exists."""
+        values: dict[str, Value] = {}
+        for name, allowed in parameter.when.items():
+            values |= {**self._conditions(self[name]), name: allowed[0]}
+        return values
+
     @staticmethod
     def _exists(parameter: Parameter, values: Mapping[str, Value]) -> bool:
         return all(name in values and values[name] in allowed for name, allowed in parameter.when.items())
@@ -202,6 +213,11 @@ class SearchSpace:
 
 def _shipped() -> list[Any]:
     return sorted(resources.files("ensemble_tune.search_spaces").iterdir(), key=lambda entry: entry.name)
+
+
+def _is_multiple(distance: float, step: float | None) -> bool:
+    """Whether a distance is a whole number of steps, up to the rounding of floats; without a step, always."""
+    return step is None or abs(distance / step - round(distance / step)) < 1e-8
 
 
 def _value(raw: Any, name: str, origin: str) -> Value:
@@ -225,6 +241,11 @@ def _parameter(name: str, spec: Any, origin: str) -> Parameter:
         key: tuple(_value(v, f"when of {name}", origin) for v in (allowed if isinstance(allowed, list) else [allowed]))
         for key, allowed in when_spec.items()
     }
+    for key, allowed in when.items():
+        if not allowed:
+            raise ConfigError(
+                f"{origin}: when of {name} lists no value of {key}, so {name} would never exist; give one"
+            )
     if "choices" in spec:
         if {"low", "high", "log", "step"} & set(spec):
             raise ConfigError(f"{origin}: {name} has choices and a range; keep one of them")
@@ -234,8 +255,15 @@ def _parameter(name: str, spec: Any, origin: str) -> Parameter:
                 f"{origin}: choices of {name} must be a list with at least one value, but got {choices!r}"
             )
         values = tuple(_value(choice, name, origin) for choice in choices)
-        if len({json.dumps(value) for value in values}) < len(values):
+        if len(set(values)) < len(values):
             raise ConfigError(f"{origin}: {name} repeats a choice in {choices!r}; name each once")
+        kinds = {type(value) for value in values}
+        if kinds == {int, float}:
+            values = tuple(float(value) for value in values)
+        elif len(kinds) > 1:
+            raise ConfigError(
+                f"{origin}: choices of {name} must be all numbers, all texts or all booleans: {choices!r}"
+            )
         return Parameter(name=name, choices=values, when=when)
     return _range(name, spec, when, origin)
 
@@ -260,6 +288,14 @@ def _range(name: str, spec: Mapping[str, Any], when: Mapping[str, tuple[Value, .
         raise ConfigError(f"{origin}: step of {name} must be above 0 and at most high - low, but got {step}")
     if isinstance(low, int) and isinstance(high, int) and isinstance(step, float):
         raise ConfigError(f"{origin}: {name} is a range of whole numbers, so step must be one too, but got {step}")
+    if step is not None:
+        # As written, not as rounded: 0.5 is five steps of 0.1.
+        beyond = (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step))
+        if beyond:
+            raise ConfigError(
+                f"{origin}: high of {name} must be low plus a whole number of steps of {step}, but got {high}; "
+                f"try {Decimal(str(high)) - beyond}"
+            )
     return Parameter(name=name, low=low, high=high, log=log, step=step, when=when)
 
 

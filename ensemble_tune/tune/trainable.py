@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from ensemble_tune.errors import EnsembleTuneError
 from ensemble_tune.trial import EpochResult, Trial
 from ensemble_tune.tune.conductor import Assignment, Goal
 from ensemble_tune.tune.record import EpochRecord, best_epoch
-from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
+from ensemble_tune.tune.trial_folder import TrialFolder
 
 REPORT = "report"
 """The key under which a result carries its `Report`."""
@@ -53,9 +53,7 @@ class RayTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Ends the generator, and with it its threads and files."""
-        close = getattr(self._epochs, "close", None)
-        if close is not None:
-            close()
+        self._epochs.close()
 
     def step(self) -> dict[str, Any]:
         """One epoch: trained, saved, reported, in this order, so that every reported row has a checkpoint."""
@@ -78,13 +76,16 @@ class RayTrial(tune.Trainable):
     def _begin(self, assignment: Assignment) -> None:
         """Goes on from the trial's last checkpoint, whoever wrote it."""
         self._folder = TrialFolder(self._checkpoints / assignment.trial)
-        self._attempt = self._folder.claim_attempt()
-        self._folder.clear_partial()
-        checkpoint = self._folder.latest()
-        self._rows = rows_of(checkpoint) if checkpoint else []
+        self._rows: list[EpochRecord] = []
         self._reported = 0
         self._assignment = assignment
-        self._epochs: Iterator[EpochResult] = iter(self._trial(assignment.params, checkpoint))
+        self._epochs = self._train()
+
+    def _train(self) -> Generator[EpochResult]:
+        """The trial's epochs; a generator, so that whatever is wrong from its first line on is the trial's failure."""
+        self._attempt = self._folder.claim_attempt()
+        checkpoint, self._rows = self._folder.history()
+        yield from self._trial(self._assignment.params, checkpoint)
 
     def _unreported(self) -> tuple[EpochRecord, ...]:
         new = tuple(self._rows[self._reported :])
@@ -101,7 +102,7 @@ class RayTrial(tune.Trainable):
             number=self._assignment.number,
             attempt=self._attempt,
             epoch=result.epoch,
-            scores=dict(result.scores),
+            scores={name: float(score) for name, score in result.scores.items()},
             seconds=seconds,
             reported=datetime.now(UTC),
         )
@@ -110,4 +111,4 @@ class RayTrial(tune.Trainable):
         saving = time.perf_counter() - started
         self._rows.append(replace(row, seconds={**row.seconds, "checkpoint": saving}))
         best = best_epoch(self._rows, self._goal.metric, self._goal.mode)
-        self._folder.keep({result.epoch} if best is None else {result.epoch, best})
+        self._folder.keep({result.epoch} if best is None else {result.epoch, best}, by=self._attempt)

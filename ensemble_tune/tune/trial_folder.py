@@ -17,8 +17,8 @@ CHECKPOINTS = "checkpoints"
 """The folder of all trial folders in a run folder."""
 
 _ROWS = "rows.json"
-_EPOCH = re.compile(r"epoch-(\d{5})")
-_ATTEMPT = re.compile(r"attempt-(\d{4})")
+_EPOCH = re.compile(r"epoch-(\d{5,})")
+_ATTEMPT = re.compile(r"attempt-(\d{4,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,17 @@ class TrialFolder:
                 return Checkpoint(self._epoch_folder(attempt, max(epochs)), max(epochs))
         return None
 
+    def history(self) -> tuple[Checkpoint | None, list[EpochRecord]]:
+        """The last checkpoint and the rows it carries. Raises RunError if they are damaged."""
+        while True:
+            checkpoint = self.latest()
+            try:
+                return checkpoint, rows_of(checkpoint) if checkpoint else []
+            except RunError:
+                # Gone: a worker that outlives its driver replaced it by a later one meanwhile.
+                if checkpoint is not None and checkpoint.folder.exists():
+                    raise
+
     def at(self, epoch: int) -> Checkpoint | None:
         """The checkpoint of one epoch, from the newest attempt that has it."""
         for attempt in sorted(self._attempts(), reverse=True):
@@ -55,13 +66,19 @@ class TrialFolder:
         return None
 
     def save(self, attempt: int, result: EpochResult, rows: Sequence[EpochRecord]) -> None:
-        """Writes the checkpoint of an epoch, with all rows up to it but without the epoch's own checkpoint seconds."""
+        """Writes the checkpoint of an epoch, with all rows up to it but without the epoch's own checkpoint seconds.
+
+        Raises RunError where a later attempt has been claimed: the trial is no longer this one's.
+        """
+        self._refuse_replaced(attempt)
         with atomic_folder(self._epoch_folder(attempt, result.epoch)) as folder:
             result.save(folder)
             (folder / _ROWS).write_text(json.dumps([row.to_json() for row in rows]), encoding="utf-8")
 
-    def keep(self, epochs: set[int]) -> None:
-        """Removes every checkpoint but those of these epochs, and all that dead processes left half-written."""
+    def keep(self, epochs: set[int], by: int | None = None) -> None:
+        """Removes every checkpoint but those of these epochs. Raises RunError if attempt `by` has been replaced."""
+        if by is not None:
+            self._refuse_replaced(by)
         for attempt in self._attempts():
             for epoch in self._epochs(attempt) - epochs:
                 remove_folder(self._epoch_folder(attempt, epoch))
@@ -74,6 +91,11 @@ class TrialFolder:
     def remove(self) -> None:
         """Removes all checkpoints."""
         remove_folder(self.path)
+
+    def _refuse_replaced(self, attempt: int) -> None:
+        newest = max(self._attempts(), default=attempt)
+        if newest > attempt:
+            raise RunError(f"attempt {attempt} of {self.path.name} was replaced by attempt {newest}")
 
     def _epoch_folder(self, attempt: int, epoch: int) -> Path:
         return self.path / f"attempt-{attempt:04d}" / f"epoch-{epoch:05d}"
