@@ -16,10 +16,13 @@ _ASIDE = ".partial-"
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; on success it becomes `path` in one step, on failure it goes."""
+def atomic_file(path: Path, *, within: Path | None = None) -> Iterator[Path]:
+    """Yields a path to write to; on success it becomes `path` in one step, on failure it goes.
+
+    within: the folder to write in, on the same file system; None is the folder of `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
+    aside = (within or path.parent) / f"{_ASIDE}{uuid.uuid4().hex}-{path.name}"
     try:
         yield aside
         _flush(aside)

@@ -173,6 +173,7 @@ class Conductor:
         for record in self.records():
             if record.status is not Status.RUNNING:
                 self._sampler.observe(record, self._curves[record.trial])
+                self._keep_best(record)
             elif not self._belongs(record):
                 continue
             elif record.trial in self._stopping:
@@ -209,9 +210,7 @@ class Conductor:
 
     def _retain(self, record: TrialRecord) -> None:
         """Of an ended trial, the checkpoint it is worth; of a trial outside the best `keep`, none."""
-        if record.best_epoch is not None:
-            self.folder(record.trial).keep({record.best_epoch})
-            self.folder(record.trial).clear_partial()
+        self._keep_best(record)
         ranked = [r for r in rank(self.records(), self.goal.mode) if r.status is not Status.RUNNING]
         losers = [r for r in ranked[self.goal.keep :] if r.trial not in self._protected]
         worthless = [
@@ -219,6 +218,11 @@ class Conductor:
         ]
         for loser in (*losers, *worthless):
             self.folder(loser.trial).remove()
+
+    def _keep_best(self, record: TrialRecord) -> None:
+        if record.best_epoch is not None:
+            self.folder(record.trial).keep({record.best_epoch})
+            self.folder(record.trial).clear_partial()
 
 
 def _assignment(record: TrialRecord) -> Assignment:

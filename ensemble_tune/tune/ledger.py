@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import atomic_file, is_partial, make_folder, remove_partial, write_text
+from ensemble_tune.storage import atomic_file, make_folder, remove_partial, write_text
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 
@@ -73,12 +73,11 @@ class _Table:
         self.schema = self._merged()
 
     def paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*.parquet") if not is_partial(path))
+        return sorted(path for path in self.folder.glob("*.parquet"))
 
     def open(self) -> None:
         """Gives all parts the same columns, in case a writer died while it added one. Only for the one writer."""
         self.folder.mkdir(exist_ok=True)
-        remove_partial(self.folder)
         self.schema = self._merged()
         for path in self.paths():
             if _schema_of(path, self._core) != self.schema:
@@ -125,7 +124,7 @@ class Ledger:
     @classmethod
     def exists(cls, folder: Path) -> bool:
         """Whether any trial was written there."""
-        return any(not is_partial(path) for path in (folder / "trials").glob("*.parquet"))
+        return any((folder / "trials").glob("*.parquet"))
 
     def trials(self, stage: str | None = None) -> list[TrialRecord]:
         """All trials, or one stage's, by stage and number. Raises RunError for a damaged part."""
@@ -155,6 +154,7 @@ class Ledger:
             ) from None
         try:
             write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
+            remove_partial(self.folder)
             self._trials.open()
             self._epochs.open()
             for trial in self.trials():
@@ -295,7 +295,9 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
+        # Opened once: by its path, a part that the writer replaces meanwhile would be read half old, half new.
+        with path.open("rb") as file:
+            return pq.read_table(file, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
 
@@ -313,7 +315,8 @@ def _schema_of(path: Path, core: pa.Schema) -> pa.Schema:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    with atomic_file(path) as aside:
+    # Not beside the parts: other readers take every file in a table's folder for one.
+    with atomic_file(path, within=path.parent.parent) as aside:
         pq.write_table(table, aside)
 
 

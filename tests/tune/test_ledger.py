@@ -1,0 +1,382 @@
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import epoch_record, trial_record
+
+from ensemble_tune.errors import RunError
+from ensemble_tune.tune.ledger import Ledger
+from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+
+
+def full(number: int, stage: str = "base") -> TrialRecord:
+    return trial_record(
+        number,
+        stage=stage,
+        status=[Status.FINISHED, Status.STOPPED, Status.FAILED, Status.RUNNING][number % 4],
+        params={"rate": 0.5, "batch": 8, "kind": "unet", "image": True},
+        seed=2**31 - 1,
+        sampler="tpe",
+        attempt=2,
+        epochs=3,
+        best_epoch=2,
+        score=0.25,
+        scores={"miou": 0.25, "iou.car": math.nan},
+        seconds=4.5,
+        error="it broke" if number % 4 == 2 else None,
+        provenance={"data": "abc", "torch": "2.0"},
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "run" / "ledger")
+    ledger.open()
+    yield ledger
+    ledger.close()
+
+
+def fresh(ledger: Ledger) -> Ledger:
+    return Ledger(ledger.folder)
+
+
+def plain(rows: list[TrialRecord] | list[EpochRecord]) -> list[str]:
+    """Rows as text, in which nan equals nan; columns are sorted by name."""
+    texts = []
+    for row in rows:
+        values = asdict(row)
+        for name, value in values.items():
+            if isinstance(value, dict):
+                values[name] = sorted(value.items())
+            if isinstance(value, datetime):
+                values[name] = value.astimezone(UTC).isoformat()
+        texts.append(repr(values))
+    return texts
+
+
+def test_what_is_written_is_read_back_as_it_was(ledger: Ledger) -> None:
+    trials = [full(number) for number in range(5)]
+    epochs = [
+        epoch_record(number, epoch, {"miou": 0.1, "iou.car": math.nan}) for number in range(5) for epoch in (1, 2)
+    ]
+    for trial in reversed(trials):
+        ledger.put_trial(trial)
+    for row in reversed(epochs):
+        ledger.put_epoch(row)
+    assert not Ledger.exists(ledger.folder)
+    ledger.flush()
+    assert Ledger.exists(ledger.folder)
+    back = fresh(ledger)
+    assert plain(back.trials("base")) == plain(trials)
+    assert plain(back.epochs("base")) == plain(epochs)
+
+
+def test_a_row_put_again_replaces_itself(ledger: Ledger) -> None:
+    for score in (0.1, 0.2):
+        ledger.put_trial(replace(full(0), score=score))
+        ledger.put_epoch(epoch_record(0, 1, {"miou": score}, attempt=round(10 * score)))
+        ledger.flush()
+    assert [t.score for t in fresh(ledger).trials()] == [0.2]
+    assert [(e.epoch, e.attempt, e.scores) for e in fresh(ledger).epochs()] == [(1, 2, {"miou": 0.2})]
+
+
+def test_rows_after_an_epoch_can_be_forgotten(ledger: Ledger) -> None:
+    for number in (0, 1):
+        for epoch in (1, 2, 3):
+            ledger.put_epoch(epoch_record(number, epoch))
+    ledger.drop_epochs_after(full(1), 1)
+    ledger.flush()
+    assert [(e.number, e.epoch) for e in fresh(ledger).epochs()] == [(0, 1), (0, 2), (0, 3), (1, 1)]
+
+
+def test_a_next_process_goes_on_with_the_same_rows(ledger: Ledger) -> None:
+    ledger.put_trial(full(0))
+    ledger.put_epoch(epoch_record(0, 1))
+    ledger.close()
+    again = fresh(ledger)
+    again.open()
+    again.put_trial(full(1))
+    again.put_epoch(epoch_record(0, 2))
+    again.close()
+    assert [t.number for t in again.trials()] == [0, 1]
+    assert [e.epoch for e in again.epochs()] == [1, 2]
+    ledger.open()
+
+
+def test_many_trials_spread_over_parts_and_each_row_is_there_once(ledger: Ledger) -> None:
+    for stage in ("base", "meta"):
+        for number in range(0, 600, 3):
+            ledger.put_trial(replace(full(number, stage), error=None))
+            ledger.put_epoch(epoch_record(number, 1, stage=stage))
+    ledger.flush()
+    parts = sorted(path.name for path in (ledger.folder / "trials").iterdir())
+    assert parts == [f"{stage}-{first:05d}.parquet" for stage in ("base", "meta") for first in (0, 256, 512)]
+    assert len(list((ledger.folder / "epochs").iterdir())) == 20
+    assert [t.number for t in fresh(ledger).trials("meta")] == list(range(0, 600, 3))
+    assert len(fresh(ledger).trials()) == len(fresh(ledger).epochs()) == 400
+
+
+def test_only_parts_that_changed_are_written_again(ledger: Ledger) -> None:
+    ledger.put_trial(full(0))
+    ledger.put_trial(full(300))
+    ledger.flush()
+    parts = sorted((ledger.folder / "trials").iterdir())
+    before = [path.stat().st_ino for path in parts]
+    ledger.put_trial(replace(full(300), score=0.9))
+    ledger.flush()
+    after = [path.stat().st_ino for path in parts]
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+class TestAsOpenedByOthers:
+    """Four readers, each on the folder as it is."""
+
+    @pytest.fixture
+    def trials(self, ledger: Ledger) -> Path:
+        for number in range(4):
+            ledger.put_trial(full(number))
+        ledger.put_trial(replace(full(0, "meta"), params={"width": 16, "kind": "mean"}))
+        ledger.flush()
+        return ledger.folder / "trials"
+
+    @pytest.fixture
+    def epochs(self, ledger: Ledger) -> Path:
+        for stage in ("base", "meta"):
+            for epoch in (1, 2, 3):
+                ledger.put_epoch(epoch_record(0, epoch, stage=stage))
+        ledger.flush()
+        return ledger.folder / "epochs"
+
+    def test_pyarrow(self, trials: Path, epochs: Path) -> None:
+        table = pq.read_table(trials)
+        assert table.num_rows == 5 and pq.read_table(epochs).num_rows == 6
+        kinds = {field.name: field.type for field in table.schema}
+        category = pa.dictionary(pa.int32(), pa.string())
+        assert kinds["status"] == kinds["stage"] == kinds["sampler"] == category
+        assert kinds["started"] == kinds["ended"] == pa.timestamp("us", tz="UTC")
+        assert kinds["param.rate"] == kinds["score"] == kinds["score.iou.car"] == pa.float64()
+        assert kinds["param.batch"] == kinds["param.width"] == kinds["seed"] == pa.int64()
+        assert kinds["param.image"] == pa.bool_() and kinds["param.kind"] == kinds["from.data"] == pa.string()
+
+    def test_pandas(self, trials: Path, epochs: Path) -> None:
+        frame = pd.read_parquet(trials)
+        assert isinstance(frame["status"].dtype, pd.CategoricalDtype)
+        assert isinstance(frame["stage"].dtype, pd.CategoricalDtype)
+        assert frame["started"].dt.tz is not None
+        assert frame.groupby("stage", observed=True)["score"].max().to_dict() == {"base": 0.25, "meta": 0.25}
+        assert len(pd.read_parquet(epochs)) == 6
+
+    def test_polars(self, trials: Path, epochs: Path) -> None:
+        frame = pl.read_parquet(trials / "*.parquet")
+        assert frame.schema["status"] == frame.schema["stage"] == pl.Categorical
+        assert frame.schema["param.batch"] == pl.Int64 and frame.schema["param.image"] == pl.Boolean
+        assert frame.height == 5 and pl.read_parquet(epochs / "*.parquet").height == 6
+
+    def test_duckdb(self, trials: Path, epochs: Path) -> None:
+        query = f"""select t.status, count(*), max(e."score.miou") from '{epochs}/*.parquet' e
+            join '{trials}/*.parquet' t using (trial) group by all"""
+        assert duckdb.sql(query).fetchall() == [("finished", 6, 0.3)]
+
+
+def test_all_parts_get_a_column_that_one_needs(ledger: Ledger) -> None:
+    ledger.put_trial(full(0))
+    ledger.flush()
+    ledger.put_trial(replace(full(0, "meta"), params={"width": 16}, scores={"loss": 1.0}))
+    ledger.put_trial(replace(full(600), params={"late": "x"}))
+    ledger.flush()
+    schemas = [pq.read_schema(path) for path in sorted((ledger.folder / "trials").iterdir())]
+    assert len(schemas) == 3 and schemas[0] == schemas[1] == schemas[2]
+    assert {"param.rate", "param.width", "param.late", "score.loss", "score.miou"} <= set(schemas[0].names)
+    assert dict(fresh(ledger).trials("meta")[0].params) == {"width": 16}
+
+
+def test_whole_numbers_become_floats_where_another_trial_has_a_float(ledger: Ledger) -> None:
+    ledger.put_trial(replace(full(0), params={"clip": 1}))
+    ledger.flush()
+    ledger.put_trial(replace(full(1), params={"clip": 0.5}))
+    ledger.put_trial(replace(full(300), params={"clip": 2}))
+    ledger.flush()
+    assert [t.params["clip"] for t in fresh(ledger).trials()] == [1.0, 0.5, 2.0]
+    assert pq.read_table(ledger.folder / "trials").schema.field("param.clip").type == pa.float64()
+
+
+def test_a_parameter_that_is_a_text_elsewhere_is_written_as_text(ledger: Ledger) -> None:
+    ledger.put_trial(replace(full(0), params={"depth": 3}))
+    ledger.flush()
+    ledger.put_trial(replace(full(0, "meta"), params={"depth": "deep"}))
+    ledger.flush()
+    assert [t.params["depth"] for t in fresh(ledger).trials()] == ["3", "deep"]
+
+
+_values = st.one_of(st.integers(-(2**40), 2**40), st.floats(allow_nan=False), st.text("ab", max_size=2))
+_rows = st.lists(st.dictionaries(st.sampled_from(["a", "b", "c.d"]), _values, max_size=3), max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(_rows, _rows)
+def test_no_mixture_of_parameters_keeps_a_row_from_being_written(
+    tmp_path_factory: pytest.TempPathFactory, first: list[dict[str, object]], second: list[dict[str, object]]
+) -> None:
+    ledger = Ledger(tmp_path_factory.mktemp("mixture") / "ledger")
+    ledger.open()
+    for stage, rows in (("base", first), ("meta", second)):
+        for number, params in enumerate(rows):
+            ledger.put_trial(replace(full(number, stage), params=params))
+        ledger.flush()
+    ledger.close()
+    back = fresh(ledger)
+    assert [set(t.params) for t in back.trials()] == [set(p) for p in (*first, *second)]
+    assert len({str(pq.read_schema(path)) for path in (ledger.folder / "trials").iterdir()}) <= 1
+
+
+def test_a_second_writer_is_refused_with_the_owners_name(ledger: Ledger) -> None:
+    with pytest.raises(RunError, match=r"but process \d+ on .* writes to .*run; wait for it, stop it, or use another"):
+        fresh(ledger).open()
+    assert fresh(ledger).trials() == []
+    program = (
+        "import sys, pathlib; from ensemble_tune.tune.ledger import Ledger; Ledger(pathlib.Path(sys.argv[1])).open()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, ledger.folder], capture_output=True, text=True)
+    assert "RunError: one search writes to a run folder at a time" in done.stderr
+    ledger.close()
+    again = fresh(ledger)
+    again.open()
+    again.close()
+    ledger.open()
+
+
+def test_an_owner_that_died_blocks_nobody(ledger: Ledger) -> None:
+    ledger.close()
+    program = """if True:
+        import os, sys, pathlib, signal; from ensemble_tune.tune.ledger import Ledger
+        Ledger(pathlib.Path(sys.argv[1])).open(); os.kill(os.getpid(), signal.SIGKILL)"""
+    assert subprocess.run([sys.executable, "-c", program, ledger.folder]).returncode == -signal.SIGKILL
+    ledger.open()
+
+
+def damage_truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_text(path: Path) -> None:
+    path.write_text("trial,stage\nbase-0000,base\n")
+
+
+def damage_foreign(path: Path) -> None:
+    pq.write_table(pa.table({"trial": ["base-0000"], "stage": ["base"], "number": [0]}), path)
+
+
+def damage_pages(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * (len(whole) // 3) + whole[4 + len(whole) // 3 :])
+
+
+@pytest.mark.parametrize("damage", [damage_truncated, damage_empty, damage_text, damage_foreign, damage_pages])
+@pytest.mark.parametrize("table", ["trials", "epochs"])
+def test_a_damaged_part_is_refused_by_name_and_the_lock_let_go(ledger: Ledger, damage, table: str) -> None:  # type: ignore[no-untyped-def]
+    ledger.put_trial(full(0))
+    ledger.put_epoch(epoch_record(0, 1))
+    ledger.flush()
+    ledger.close()
+    part = ledger.folder / table / "base-00000.parquet"
+    whole = part.read_bytes()
+    damage(part)
+    for _ in range(2):
+        with pytest.raises(RunError) as error:
+            fresh(ledger).open()
+        assert str(part) in str(error.value) and "restore or remove it" in str(error.value)
+        assert "\n" not in str(error.value)
+    part.write_bytes(whole)
+    ledger.open()
+
+
+def test_parts_of_a_writer_that_died_while_it_added_a_column_are_made_equal(ledger: Ledger) -> None:
+    ledger.put_trial(full(0))
+    ledger.put_trial(full(0, "meta"))
+    ledger.close()
+    part = ledger.folder / "trials" / "meta-00000.parquet"
+    table = pq.read_table(part)
+    pq.write_table(table.append_column("param.new", pa.array([1])), part)
+    (ledger.folder / ".partial-0-meta-00000.parquet").write_bytes(b"half")
+    again = fresh(ledger)
+    again.open()
+    again.close()
+    parts = sorted((ledger.folder / "trials").iterdir())
+    assert not list(ledger.folder.glob(".partial-*"))
+    assert [path.name for path in parts] == ["base-00000.parquet", "meta-00000.parquet"]
+    assert pq.read_schema(parts[0]) == pq.read_schema(parts[1])
+    assert "param.new" in pq.read_schema(parts[0]).names
+    ledger.open()
+
+
+def test_columns_that_another_writer_added_before_the_lock_are_kept(ledger: Ledger) -> None:
+    ledger.close()
+    early = fresh(ledger)
+    other = fresh(ledger)
+    other.open()
+    other.put_trial(replace(full(0, "meta"), params={"new": 1}))
+    other.close()
+    early.open()
+    early.put_trial(full(0))
+    early.close()
+    assert len({str(pq.read_schema(path)) for path in (ledger.folder / "trials").iterdir()}) == 1
+    ledger.open()
+
+
+_WRITER = """
+import itertools, pathlib, sys
+sys.path.insert(0, sys.argv[2])
+from records import epoch_record, trial_record
+from ensemble_tune.tune.ledger import Ledger
+ledger = Ledger(pathlib.Path(sys.argv[1]))
+ledger.open()
+first = len(ledger.trials())
+for number in itertools.count(first):
+    ledger.put_trial(trial_record(number, stage="ab"[number % 2], params={f"p{number}": number}))
+    for epoch in range(1, 4):
+        ledger.put_epoch(epoch_record(number, epoch, {"miou": 0.1}, stage="ab"[number % 2]))
+    ledger.flush()
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_everyone_reads(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "ledger"
+    seen = 0
+    for wait in (0.02, 0.07, 0.11):
+        writer = subprocess.Popen([sys.executable, "-c", _WRITER, folder, Path(__file__).parent])
+        before = seen
+        while seen <= before:
+            assert writer.poll() is None
+            # A reader beside the writer never sees half a part either.
+            seen = len(Ledger(folder).trials()) if folder.exists() else 0
+        until = time.monotonic() + wait
+        while time.monotonic() < until:
+            epochs = Ledger(folder).epochs()
+            assert len({(e.trial, e.epoch) for e in epochs}) == len(epochs)
+            assert all(path.name.startswith(("a-", "b-")) for path in folder.glob("*/*"))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        trials = Ledger(folder).trials()
+        assert len({t.trial for t in trials}) == len(trials) >= seen
+        assert all(dict(t.params) == {f"p{t.number}": t.number} for t in trials)
+        seen = len(trials)
+        assert duckdb.sql(f"select count(*) from '{folder}/trials/*.parquet'").fetchall() == [(seen,)]
+        assert pl.read_parquet(folder / "trials" / "*.parquet", missing_columns="insert").height == seen

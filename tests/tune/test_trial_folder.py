@@ -1,0 +1,167 @@
+import json
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+from records import epoch_record
+
+from ensemble_tune.errors import RunError
+from ensemble_tune.trial import EpochResult
+from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
+
+
+def save(folder: TrialFolder, attempt: int, epoch: int, text: str = "state") -> None:
+    result = EpochResult(epoch=epoch, scores={}, save=lambda path: (path / "state").write_text(text) and None)
+    folder.save(attempt, result, [epoch_record(0, past, attempt=attempt) for past in range(1, epoch + 1)])
+
+
+def epochs(folder: TrialFolder) -> list[str]:
+    return sorted(str(path.relative_to(folder.path)) for path in folder.path.glob("*/*"))
+
+
+def test_a_checkpoint_carries_the_trials_rows(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    assert folder.latest() is None and folder.history() == (None, [])
+    save(folder, folder.claim_attempt(), 3)
+    checkpoint, rows = folder.history()
+    assert checkpoint is not None and checkpoint == folder.latest()
+    assert checkpoint.epoch == 3 and (checkpoint.folder / "state").read_text() == "state"
+    assert rows == rows_of(checkpoint) == [epoch_record(0, epoch) for epoch in (1, 2, 3)]
+
+
+def test_a_checkpoint_that_fails_to_be_written_is_not_there(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+
+    def fails(path: Path) -> None:
+        (path / "state").write_text("half")
+        raise OSError("disk full")
+
+    attempt = folder.claim_attempt()
+    save(folder, attempt, 1)
+    with pytest.raises(OSError, match="disk full"):
+        folder.save(attempt, EpochResult(epoch=2, scores={}, save=fails), [])
+    assert epochs(folder) == ["attempt-0001/epoch-00001"]
+
+
+def test_the_newest_attempt_counts_even_where_an_older_one_came_further(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    first = folder.claim_attempt()
+    save(folder, first, 2, "old")
+    save(folder, first, 7, "old")
+    second = folder.claim_attempt()
+    latest = folder.latest()
+    assert latest is not None and latest.epoch == 7, "an attempt without a checkpoint counts as none"
+    save(folder, second, 2, "new")
+    latest, at = folder.latest(), folder.at(2)
+    assert latest is not None and latest.epoch == 2
+    assert at is not None and (at.folder / "state").read_text() == "new"
+    assert folder.at(3) is None
+
+
+def test_a_replaced_attempt_neither_writes_nor_removes_any_more(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    first = folder.claim_attempt()
+    save(folder, first, 1)
+    second = folder.claim_attempt()
+    save(folder, second, 2)
+    for act in (lambda: save(folder, first, 2), lambda: folder.keep({9}, by=first)):
+        with pytest.raises(RunError, match="attempt 1 of base-0000 was replaced by attempt 2"):
+            act()
+    assert epochs(folder) == ["attempt-0001/epoch-00001", "attempt-0002/epoch-00002"]
+    save(folder, second, 3)
+
+
+def test_only_the_epochs_to_keep_are_kept_from_any_attempt(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    first = folder.claim_attempt()
+    for epoch in (1, 2, 3):
+        save(folder, first, epoch)
+    second = folder.claim_attempt()
+    for epoch in (4, 5):
+        save(folder, second, epoch)
+    folder.keep({2, 5}, by=second)
+    assert epochs(folder) == ["attempt-0001/epoch-00002", "attempt-0002/epoch-00005"]
+
+
+def test_long_trainings_keep_their_order(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    attempt = folder.claim_attempt()
+    for epoch in (99_999, 100_000):
+        folder.save(attempt, EpochResult(epoch=epoch, scores={}), [])
+    latest = folder.latest()
+    assert latest is not None and latest.epoch == 100_000
+
+
+def test_what_is_half_written_is_no_checkpoint_and_can_be_cleared(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    save(folder, folder.claim_attempt(), 1)
+    (folder.path / "attempt-0001" / ".partial-1234-epoch-00002").mkdir()
+    (folder.path / "attempt-0001" / "notes.txt").touch()
+    assert folder.latest() == folder.at(1)
+    folder.clear_partial()
+    assert epochs(folder) == ["attempt-0001/epoch-00001", "attempt-0001/notes.txt"]
+    folder.remove()
+    assert list(tmp_path.iterdir()) == []
+    folder.remove()
+
+
+@pytest.mark.parametrize("damage", ["", "[", "[1]", "{}x", '[{"trial": "a"}]', "null", '["a"]'])
+def test_damaged_rows_are_refused_by_name_with_the_remedy(tmp_path: Path, damage: str) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    attempt = folder.claim_attempt()
+    save(folder, attempt, 1)
+    save(folder, attempt, 2)
+    damaged = tmp_path / "base-0000/attempt-0001/epoch-00002"
+    (damaged / "rows.json").write_text(damage)
+    with pytest.raises(RunError) as error:
+        folder.history()
+    assert str(damaged / "rows.json") in str(error.value) and f"remove the folder {damaged}" in str(error.value)
+    assert "\n" not in str(error.value)
+    for file in damaged.iterdir():
+        file.unlink()
+    damaged.rmdir()
+    checkpoint, rows = folder.history()
+    assert checkpoint is not None and checkpoint.epoch == len(rows) == 1
+
+
+def test_a_row_of_another_shape_is_damage_too(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    save(folder, folder.claim_attempt(), 1)
+    path = tmp_path / "base-0000/attempt-0001/epoch-00001/rows.json"
+    path.write_text(json.dumps([json.loads(path.read_text())[0] | {"scores": None}]))
+    with pytest.raises(RunError, match=r"rows\.json is damaged"):
+        folder.history()
+
+
+def test_history_holds_while_another_process_replaces_checkpoints(tmp_path: Path) -> None:
+    folder = TrialFolder(tmp_path / "base-0000")
+    attempt = folder.claim_attempt()
+    save(folder, attempt, 1)
+    over = threading.Event()
+
+    def train() -> None:
+        for epoch in range(2, 200):
+            save(folder, attempt, epoch)
+            folder.keep({epoch}, by=attempt)
+        over.set()
+
+    worker = threading.Thread(target=train)
+    worker.start()
+    seen = set()
+    while not over.is_set():
+        checkpoint, rows = folder.history()
+        assert checkpoint is not None and checkpoint.epoch == len(rows)
+        seen.add(checkpoint.epoch)
+    worker.join()
+    assert len(seen) > 5
+
+
+def _claim(path: str, count: int) -> list[int]:
+    return [TrialFolder(Path(path)).claim_attempt() for _ in range(count)]
+
+
+def test_no_two_processes_claim_the_same_attempt(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        claims = pool.starmap(_claim, [(str(tmp_path / "base-0000"), 60)] * 3, chunksize=1)
+    assert sorted(number for claim in claims for number in claim) == list(range(1, 181))
