@@ -101,7 +101,7 @@ def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
         )
     if bases == "auto":
         return rank(_varied(ranked)[:_AUTO], "max")
-    if bases.isdigit():
+    if bases.isdecimal():
         if not 1 <= int(bases) <= len(ranked):
             raise ConfigError(f"--bases must be within 1 and the {len(ranked)} base trials that ended, but got {bases}")
         return ranked[: int(bases)]

@@ -103,7 +103,8 @@ def build_meta_model(config: MetaConfig, members: int, classes: int) -> MetaMode
     """The meta-model of `config`, its initial weights drawn from `config.seed`; on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        return MetaModel(config, members, classes)
+        # Here rather than where it is trained: a model that is only used must round as it did when it was scored.
+        return MetaModel(config, members, classes).to(memory_format=torch.channels_last)
 
 
 def as_float(probabilities: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def places(bases: str, members: int) -> list[int]:
     if bases == "all":
         return list(range(members))
     parts = bases.split("+")
-    if not all(part.strip().isdigit() for part in parts):
+    if not all(part.strip().isdecimal() for part in parts):
         raise ConfigError(f'bases must be "all" or places such as "1+3", but got {bases!r}')
     chosen = [int(part) - 1 for part in parts]
     if len(set(chosen)) < len(chosen) or not all(0 <= place < members for place in chosen):

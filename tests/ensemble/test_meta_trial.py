@@ -1,0 +1,170 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from members import Members
+from safetensors.numpy import load_file
+from tiles import SIZE, write_tile_frame, write_tiles
+from trial_contract import TrialContract, live
+
+from ensemble_tune.ensemble.fusion import MeanFusion
+from ensemble_tune.ensemble.meta_trial import MetaTrial, places
+from ensemble_tune.ensemble.prediction_store import PredictionStore
+from ensemble_tune.ensemble.predictions import write_predictions
+from ensemble_tune.ensemble.scoring import score_frames
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.errors import ConfigError, PredictionsError
+from ensemble_tune.storage import remove_folder
+from ensemble_tune.trial import Params, Trial
+
+KINDS = ("mean", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca")
+PARAMS: Params = {
+    "kind": "plain",
+    "width": 8,
+    "depth": 1,
+    "size": SIZE,
+    "epochs": 2,
+    "batch_size": 4,
+    "members": "one,two",
+    "bases": "all",
+    "deploy": "refit",
+    "stacking": "out-of-fold",
+    "folds": 2,
+    "seed": 3,
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class TestMetaTrial(TrialContract):
+    @pytest.fixture(autouse=True)
+    def _made_of(self, members: Members, kind: str) -> None:
+        self.members = members
+        self.kind = kind
+
+    def trial(self, out: Path) -> Trial:
+        return _trial(self.members)
+
+    def params(self) -> Params:
+        varied = {"base_dropout": 0.3, "use_image": True, "augmentation": 0.5, "scale": 0.5}
+        return {**PARAMS, **varied, "kind": self.kind}
+
+
+def _trial(members: Members, data: StageData | None = None, store: Path | None = None) -> MetaTrial:
+    return MetaTrial(data=data or members.data, store=store or members.store, library=members.library)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_mean_has_one_epoch_and_learns_nothing(members: Members, tmp_path: Path) -> None:
+    (result,) = live(_trial(members), {**PARAMS, "kind": "mean"}, tmp_path)
+    assert result.epoch == 1 and list((tmp_path / "1").iterdir()) == []
+
+
+@pytest.mark.parametrize("bases", ["1", "2", "2+1", "all"])
+@pytest.mark.usefixtures("one_thread")
+def test_bases_choose_members_by_their_place(members: Members, tmp_path: Path, bases: str) -> None:
+    chosen = {"1": ["one"], "2": ["two"], "2+1": ["two", "one"], "all": ["one", "two"]}[bases]
+    (result,) = live(_trial(members), {**PARAMS, "kind": "mean", "bases": bases}, tmp_path)
+    store, val = PredictionStore(members.store, members.data), members.data.held_out((32, 32))
+    assert val is not None
+    saved = [store.open(members.library[name], 0, "val") for name in chosen]
+
+    def logits_of(rows: range) -> torch.Tensor:
+        stacks = np.stack([np.stack([own[val.names[i]] for own in saved]) for i in rows])
+        return MeanFusion()(torch.from_numpy(stacks))
+
+    expected = score_frames(logits_of, val, 2).scores  # type: ignore[arg-type]
+    assert result.scores["miou"] == expected["miou"]
+    assert result.scores["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_deploy_folds_is_scored_on_the_fold_models(members: Members, tmp_path: Path) -> None:
+    """Without the refit models' predictions; and with other scores than theirs."""
+    params = {**PARAMS, "kind": "mean"}
+    (refit,) = live(_trial(members), params, tmp_path / "refit")
+    (folds,) = live(_trial(members), {**params, "deploy": "folds"}, tmp_path / "folds")
+    assert refit.scores["loss"] != folds.scores["loss"]
+
+
+def _copied_store(members: Members, folder: Path) -> PredictionStore:
+    shutil.copytree(members.store, folder)
+    return PredictionStore(folder, members.data)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_fusion_learns_from_out_of_fold_predictions_alone(members: Members, tmp_path: Path) -> None:
+    store = _copied_store(members, tmp_path / "store")
+    for config in members.library.values():
+        remove_folder(store.folder(config, 0, "train"))
+    live(_trial(members, store=store.root), PARAMS, tmp_path / "saved")
+    remove_folder(store.folder(members.library["two"], 2, "held-out"))
+    with pytest.raises(PredictionsError, match="no predictions are in"):
+        next(_trial(members, store=store.root)(PARAMS, None))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_predictions_of_a_models_own_training_frames_are_refused_as_held_out_ones(
+    members: Members, tmp_path: Path
+) -> None:
+    store, config = _copied_store(members, tmp_path / "store"), members.library["one"]
+    remove_folder(store.folder(config, 1, "held-out"))
+    store.folder(config, 0, "train").rename(store.folder(config, 1, "held-out"))
+    with pytest.raises(PredictionsError, match="are of fold 0, not 1"):
+        next(_trial(members, store=store.root)(PARAMS, None))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_in_sample_stacking_learns_from_other_predictions(members: Members, tmp_path: Path) -> None:
+    honest = live(_trial(members), PARAMS, tmp_path / "honest")
+    leaking = live(_trial(members), {**PARAMS, "stacking": "in-sample"}, tmp_path / "leaking")
+    assert honest[0].scores["train_loss"] != leaking[0].scores["train_loss"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_val_labels_never_touch_the_weights_of_a_fusion(members: Members, tmp_path: Path) -> None:
+    live(_trial(members), PARAMS, tmp_path / "clean")
+    root = write_tiles(tmp_path / "tiles")
+    data = StageData(data=str(root), cache=tmp_path / "cache", folds=2)
+    before = PredictionStore(members.store, members.data)
+    for frame in data.dataset().splits["val"]:
+        write_tile_frame(root, "val", frame.name, label=2)
+    after = PredictionStore(tmp_path / "store", data := dataclasses.replace(data, cache=tmp_path / "cache-2"))
+    _adopt(members, before, after)
+    poisoned = live(_trial(members, data, after.root), PARAMS, tmp_path / "poisoned")
+    for epoch in ("1", "2"):
+        one, other = (load_file(tmp_path / kind / epoch / "model.safetensors") for kind in ("clean", "poisoned"))
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert poisoned[0].scores["iou.pole"] != 0 and np.isnan(poisoned[0].scores["iou.road"]), "val is not poisoned"
+
+
+def _adopt(members: Members, before: PredictionStore, after: PredictionStore) -> None:
+    """The same predictions, as if they were of the other data set."""
+    for config in members.library.values():
+        for fold, part in ((1, "held-out"), (2, "held-out"), (0, "val")):
+            old = before.open(config, fold, part)  # type: ignore[arg-type]
+            stamp = after.stamp(config, fold, part)  # type: ignore[arg-type]
+            folder = after.folder(config, fold, part)  # type: ignore[arg-type]
+            write_predictions(folder, stamp, (old[name].copy() for name in stamp.frames))
+
+
+@pytest.mark.parametrize(
+    ("bases", "message"),
+    [
+        ("3", "different members of 1 to 2, but got '3'"),
+        ("0", "different members of 1 to 2"),
+        ("1+1", "different members of 1 to 2"),
+        ("best", 'must be "all" or places such as "1\\+3", but got \'best\''),
+        ("", 'must be "all" or places'),
+        ("²", 'must be "all" or places'),
+    ],
+)
+def test_bases_that_name_no_members_are_refused(bases: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        places(bases, 2)
