@@ -124,7 +124,8 @@ def test_a_trained_model_is_built_again_without_its_initial_weights(monkeypatch:
 
 def test_a_local_file_becomes_the_encoder(tmp_path: Path) -> None:
     trained = build_base_model(_changed(seed=3), 5)
-    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    state = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
     config = _changed(encoder_weights=str(tmp_path / "model.safetensors"))
     check_base_model(config)
     network = build_base_model(config, 7).network
