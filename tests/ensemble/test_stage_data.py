@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiles import SIZE, write_tiles
+
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, parse_size
+from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
+from ensemble_tune.errors import ConfigError, DataError
+
+WORKING = parse_size(SIZE)
+
+
+def _base(batch_size: int, seed: int = 0) -> BaseConfig:
+    return BaseConfig(size=WORKING, batch_size=batch_size, seed=seed)
+
+
+def test_val_is_held_out_unless_it_is_trained_on(tiles: Path, cache: Path) -> None:
+    apart = StageData(data=str(tiles), cache=cache)
+    held_out = apart.held_out(WORKING)
+    assert held_out is not None and set(held_out.names).isdisjoint(apart.training(WORKING).names)
+    together = StageData(data=str(tiles), cache=cache, with_val=True)
+    assert together.held_out(WORKING) is None
+    assert together.training(WORKING).names == apart.training(WORKING).names + held_out.names
+
+
+def test_every_training_frame_has_one_fold_also_with_val(tiles: Path, cache: Path) -> None:
+    for with_val in (False, True):
+        data = StageData(data=str(tiles), cache=cache, folds=3, with_val=with_val)
+        folds = data.fold_of(data.training(WORKING))
+        assert set(folds) == {1, 2, 3} and len(folds) == len(data.training(WORKING))
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder is at"):
+        StageData(data=str(tmp_path / "none"), cache=tmp_path).dataset()
+
+
+def test_an_epochs_batches_hang_on_seed_and_epoch_alone() -> None:
+    def rows(seed: int, epoch: int) -> list[tuple[list[int], list[int]]]:
+        return list(shuffled_rows(_base(4, seed), epoch, 11))
+
+    assert rows(1, 2) == rows(1, 2)
+    assert rows(1, 2) != rows(1, 3) and rows(1, 2) != rows(2, 2)
+
+
+def test_batches_are_full_and_hold_no_row_twice() -> None:
+    batches = [rows for rows, _ in shuffled_rows(_base(4), 1, 11)]
+    assert [len(rows) for rows in batches] == [4, 4]
+    seen = [row for rows in batches for row in rows]
+    assert len(set(seen)) == 8 and set(seen) <= set(range(11))
+
+
+def test_a_row_left_out_in_one_epoch_has_its_turn_in_another() -> None:
+    assert {row for epoch in range(10) for rows, _ in shuffled_rows(_base(4), epoch, 11) for row in rows} == set(
+        range(11)
+    )
+
+
+def test_a_rows_augmentation_seed_hangs_on_the_row_not_on_the_batch() -> None:
+    def seeds(batch_size: int) -> dict[int, int]:
+        return {
+            row: seed
+            for rows, drawn in shuffled_rows(_base(batch_size), 1, 8)
+            for row, seed in zip(rows, drawn, strict=True)
+        }
+
+    assert seeds(2) == seeds(4)
+    assert len(set(seeds(2).values())) == 8
+
+
+def test_images_become_one_tensor_in_the_layout_that_convolutions_like() -> None:
+    images = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2)]
+    tensor = as_images(images)
+    assert tensor.shape == (2, 3, 4, 6) and tensor.dtype == torch.uint8
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    assert tensor[1].unique().tolist() == [2]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_process_takes_the_threads_of_its_share(tmp_path: Path) -> None:
+    assert StageData(data="synthetic", cache=tmp_path, threads=1, device="cpu").prepare() == torch.device("cpu")
+    assert torch.get_num_threads() == 1
+
+
+def test_a_batch_larger_than_the_smallest_training_is_refused(tiles: Path, cache: Path) -> None:
+    """12 frames in 3 folds: a fold model sees 8 of them, a fusion all 12."""
+    data = StageData(data=str(tiles), cache=cache, folds=3)
+    data.check_batch(_base(8))
+    data.check_batch(MetaConfig(size=WORKING, batch_size=12))
+    with pytest.raises(ConfigError, match=r"batch_size must be at most 8, .* but got 9; lower it"):
+        data.check_batch(_base(9))
+    with pytest.raises(ConfigError, match="at most 12"):
+        data.check_batch(MetaConfig(size=WORKING, batch_size=13))
+    StageData(data=str(tiles), cache=cache, folds=4, with_val=True).check_batch(_base(12))
+
+
+def test_uneven_folds_count_by_the_largest(tmp_path: Path) -> None:
+    root = write_tiles(tmp_path / "uneven", {"train": {"a": 5}, "val": {"c": 1}})
+    data = StageData(data=str(root), cache=tmp_path, folds=2)
+    data.check_batch(_base(2))
+    with pytest.raises(ConfigError, match="at most 2"):
+        data.check_batch(_base(3))
