@@ -29,3 +29,26 @@ def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run on the tiles, by the one call that does everything; read it, never write to it."""
+    from tiny_run import BASE_EPOCHS, BASE_TRIALS, META_EPOCHS, META_TRIALS, settings, write_spaces
+
+    from ensemble_tune.run import run
+
+    folder = tmp_path_factory.mktemp("finished")
+    base, meta = write_spaces(folder / "spaces")
+    run(
+        settings(tiles, folder / "run", folder / "cache"),
+        base_space=base,
+        base_trials=BASE_TRIALS,
+        base_epochs=BASE_EPOCHS,
+        size="32x32",
+        meta_space=meta,
+        meta_trials=META_TRIALS,
+        meta_epochs=META_EPOCHS,
+        scheduler="none",
+    )
+    return folder
