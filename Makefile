@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check setup soak bench clean
+.PHONY: demo test check setup clean
 
 setup: .venv/.installed
 
@@ -10,6 +10,12 @@ setup: .venv/.installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --constraint constraints.txt --editable ".[dev]"
 	touch $@
+
+# Everything small, so that it ends within 3 minutes on 2 cores; the same command as for real data.
+demo: setup
+	$(BIN)/ensemble-tune run --data synthetic --out runs/demo --size 60x80 --folds 2 --seed 0 \
+	    --base-space demo --base-trials 4 --base-epochs 8 --scheduler none \
+	    --meta-space meta-small --meta-trials 4 --meta-epochs 8
 
 test: setup
 	$(BIN)/python -m pytest

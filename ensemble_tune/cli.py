@@ -66,7 +66,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 def search_base(
     data: Data,
     out: Out,
-    space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: base, base-small.")] = "base",
+    space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: base, base-small, demo.")] = "base",
     trials: Trials = 30,
     epochs: Epochs = 30,
     size: Size = None,
@@ -105,7 +105,7 @@ def search_base(
 def search_meta(
     data: Data,
     out: Out,
-    space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: meta.")] = "meta",
+    space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: meta, meta-small.")] = "meta",
     trials: Trials = 30,
     epochs: Epochs = 30,
     bases: Bases = "auto",
