@@ -173,7 +173,6 @@ class Conductor:
         for record in self.records():
             if record.status is not Status.RUNNING:
                 self._sampler.observe(record, self._curves[record.trial])
-                self._keep_best(record)
             elif not self._belongs(record):
                 continue
             elif record.trial in self._stopping:
@@ -181,6 +180,7 @@ class Conductor:
             else:
                 self._waiting.append(_assignment(record))
         self._flush()
+        self._retain(*[record for record in self.records() if record.status is not Status.RUNNING])
 
     def _recovered(self, record: TrialRecord) -> list[EpochRecord]:
         """An interrupted trial's rows, from the checkpoint that it will go on from; the ledger is made to agree."""
@@ -208,9 +208,12 @@ class Conductor:
         self._ledger.flush()
         self._flushed = time.monotonic()
 
-    def _retain(self, record: TrialRecord) -> None:
-        """Of an ended trial, the checkpoint it is worth; of a trial outside the best `keep`, none."""
-        self._keep_best(record)
+    def _retain(self, *ended: TrialRecord) -> None:
+        """Of ended trials, the checkpoint each is worth; of a trial outside the best `keep`, none."""
+        for record in ended:
+            if record.best_epoch is not None:
+                self.folder(record.trial).keep({record.best_epoch})
+                self.folder(record.trial).clear_partial()
         ranked = [r for r in rank(self.records(), self.goal.mode) if r.status is not Status.RUNNING]
         losers = [r for r in ranked[self.goal.keep :] if r.trial not in self._protected]
         worthless = [
@@ -218,11 +221,6 @@ class Conductor:
         ]
         for loser in (*losers, *worthless):
             self.folder(loser.trial).remove()
-
-    def _keep_best(self, record: TrialRecord) -> None:
-        if record.best_epoch is not None:
-            self.folder(record.trial).keep({record.best_epoch})
-            self.folder(record.trial).clear_partial()
 
 
 def _assignment(record: TrialRecord) -> Assignment:

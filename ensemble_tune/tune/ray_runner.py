@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import warnings
 from collections import deque
@@ -66,8 +67,10 @@ def start_ray(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
-    joins = address is not None or "RAY_ADDRESS" in os.environ
+    joins = address or os.environ.get("RAY_ADDRESS")
     try:
+        if joins:
+            _knock(joins)
         ray.init(
             # "local", since with none at all Ray joins whatever cluster `ray start` has left on this machine.
             address=address if joins else "local",
@@ -75,11 +78,16 @@ def start_ray(address: str | None = None) -> None:
             logging_level=logging.ERROR,
             **({} if joins else local),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"no Ray cluster answers at {address!r} ({reason}); check --address, or leave it out"
-        ) from None
+        raise ConfigError(f"no Ray cluster answers at {joins!r} ({reason}); check --address, or leave it out") from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def run_on_ray(conductor: Conductor, trial: Trial, resources: Resources) -> None:
@@ -152,7 +160,8 @@ class _Proposals(SearchAlgorithm):
         self._events.live.discard(trial_id)
         report = (result or {}).get(REPORT)
         if error:
-            self._conductor.ended(trial_id, f"its worker died {_WORKER_DEATHS + 1} times; see Ray's logs")
+            why = self._events.deaths.get(trial_id, "see Ray's logs")
+            self._conductor.ended(trial_id, f"its worker died {_WORKER_DEATHS + 1} times; the last time: {why}")
         elif isinstance(report, Report) and report.error:
             log.info("%s failed: %s\n%s", trial_id, report.error, report.details)
             self._conductor.ended(trial_id, report.error)
@@ -168,6 +177,8 @@ class _Events(TrialScheduler):
         self._conductor = conductor
         self.live: set[str] = set()
         """Trials that were proposed and have not ended."""
+        self.deaths: dict[str, str] = {}
+        """Why a trial's worker died the last time."""
         self._waiting: deque[TuneTrial] = deque()
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
@@ -183,7 +194,10 @@ class _Events(TrialScheduler):
         self._waiting.append(trial)
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """Nothing to do: Tune starts it again, or tells `_Proposals`."""
+        """A trial's worker died; Tune starts the trial again, or tells `_Proposals` that it is over."""
+        lines = str(trial.get_error() or "").strip().splitlines()
+        if lines:
+            self.deaths[trial.trial_id] = lines[-1].strip()
 
     def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """Nothing to do: Tune tells `_Proposals`."""

@@ -1,0 +1,36 @@
+"""`python counting_search.py OUT TRIALS EPOCHS SECONDS`: a search of a plain trial, to be interrupted."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from counting_trial import CountingTrial
+
+from ensemble_tune.tune.conductor import Goal
+from ensemble_tune.tune.ray_runner import Interrupted
+from ensemble_tune.tune.search import Search
+from ensemble_tune.tune.search_space import SearchSpace
+
+
+def search(out: Path, trials: int, epochs: int, seconds: float) -> Search:
+    """A random search over one parameter."""
+    space = SearchSpace.parse(f"[parameters]\nrate = {{ low = 0.0, high = 1.0 }}\nepochs = {epochs}")
+    return Search(
+        trial=CountingTrial(seconds=seconds, log=out / "log"),
+        goal=Goal(stage="base", metric="score", trials=trials, keep=2, sampler="random"),
+        out=out,
+        max_epochs=epochs,
+        space=space,
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    out, trials, epochs, seconds = sys.argv[1:]
+    Path(out).mkdir(exist_ok=True)
+    try:
+        search(Path(out), int(trials), int(epochs), float(seconds)).run()
+    except Interrupted:
+        sys.exit(130)

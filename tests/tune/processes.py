@@ -1,0 +1,71 @@
+"""Starts a process in a session of its own, and ends all that belongs to it and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def workers(session: int) -> list[int]:
+    """Ray's workers in a session, in which trials run."""
+    found = []
+    for pid in members(session):
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if line.startswith(b"ray::") and b"Agent" not in line:
+            found.append(pid)
+    return found
+
+
+@contextmanager
+def session(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs Python with these arguments; at the end nothing of its session is left."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    process = subprocess.Popen([sys.executable, *command], start_new_session=True, env=environment)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kills every process of the session, by its id, until none is left."""
+    while left := members(process.pid):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.poll()
+        time.sleep(0.02)
+    process.wait()
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    """Waits until something holds; the process must not end before."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        assert process.poll() is None, "the process ended before"
+        time.sleep(0.01)

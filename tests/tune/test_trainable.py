@@ -1,0 +1,160 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from counting_trial import CountingTrial, alone
+from records import trial_record
+
+from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial
+from ensemble_tune.tune.conductor import Assignment, Goal
+from ensemble_tune.tune.trainable import REPORT, RayTrial, Report
+from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
+
+PARAMS = {"rate": 0.5, "epochs": 4, "seed": 3}
+
+
+def worker(tmp_path: Path, trial: Trial = CountingTrial(), params: Params = PARAMS) -> RayTrial:  # noqa: B008
+    """A worker without Ray around it."""
+    made = object.__new__(RayTrial)
+    goal = Goal(stage="base", metric="score", keep=1)
+    assignment = Assignment("base-0000", 0, params)
+    made.setup({"assignment": assignment}, trial=trial, goal=goal, checkpoints=tmp_path)
+    return made
+
+
+def step(made: RayTrial) -> Report:
+    result = made.step()
+    report = result[REPORT]
+    assert isinstance(report, Report) and result["done"] == report.ended
+    return report
+
+
+def folder(tmp_path: Path) -> TrialFolder:
+    return TrialFolder(tmp_path / "base-0000")
+
+
+def test_every_reported_row_has_its_checkpoint(tmp_path: Path) -> None:
+    made = worker(tmp_path)
+    for epoch in (1, 2, 3, 4):
+        report = step(made)
+        (row,) = report.rows
+        checkpoint, rows = folder(tmp_path).history()
+        assert not report.ended and row.epoch == epoch and row.attempt == 1
+        assert checkpoint is not None and checkpoint.epoch == epoch == len(rows)
+    assert step(made) == Report(ended=True)
+
+
+def test_the_last_and_the_best_checkpoint_are_kept(tmp_path: Path) -> None:
+    made = worker(tmp_path, params=PARAMS | {"epochs": 9})
+    seen: list[float] = []
+    for epoch in range(1, 10):
+        seen.append(step(made).rows[0].scores["score"])
+        best = seen.index(max(seen)) + 1
+        kept = {int(path.name[-5:]) for path in (tmp_path / "base-0000").glob("attempt-*/epoch-*")}
+        assert kept == {epoch, best}
+
+
+def test_a_second_life_goes_on_and_reports_what_the_first_could_not(tmp_path: Path) -> None:
+    first = worker(tmp_path)
+    step(first)
+    step(first)
+    second = worker(tmp_path)
+    report = step(second)
+    assert [(row.epoch, row.attempt) for row in report.rows] == [(1, 1), (2, 1), (3, 2)]
+    record = trial_record(0, params={"rate": 0.5, "epochs": 4}, seed=3, epochs=3)
+    assert [(row.epoch, row.scores["score"]) for row in report.rows] == alone(record)
+
+
+def test_a_life_that_was_replaced_ends_and_changes_nothing(tmp_path: Path) -> None:
+    first = worker(tmp_path)
+    step(first)
+    second = worker(tmp_path)
+    step(second)
+    report = step(first)
+    assert report.error == "attempt 1 of base-0000 was replaced by attempt 2"
+    latest = folder(tmp_path).latest()
+    assert latest is not None and latest.epoch == 2
+    assert [row.epoch for row in step(second).rows] == [3]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"), [({}, "ValueError: line one"), ({"known": True}, "the loss is nan")], ids=["unknown", "known"]
+)
+def test_a_failure_is_one_line_and_its_traceback_goes_to_the_log(tmp_path: Path, change: Params, error: str) -> None:
+    made = worker(tmp_path, params={**PARAMS, "fails": 2, **change})
+    assert step(made).error is None
+    report = step(made)
+    assert report.ended and report.error == error
+    assert "Traceback" in report.details and "counting_trial.py" in report.details
+
+
+def test_a_trial_that_fails_before_its_first_epoch_says_why(tmp_path: Path) -> None:
+    def refuses(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        raise ValueError()
+
+    report = step(worker(tmp_path, refuses))
+    assert report.error == "ValueError: no message"
+
+
+def test_a_damaged_checkpoint_is_the_trials_failure(tmp_path: Path) -> None:
+    step(worker(tmp_path))
+    (rows,) = tmp_path.glob("*/*/*/rows.json")
+    rows.write_text("[")
+    report = step(worker(tmp_path))
+    assert report.error is not None and str(rows) in report.error
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_the_trials_failure(tmp_path: Path) -> None:
+    def fails(folder: Path) -> None:
+        raise OSError("disk full")
+
+    def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        yield EpochResult(epoch=1, scores={}, save=fails)
+
+    report = step(worker(tmp_path, trial))
+    assert report.error == "OSError: disk full" and report.rows == ()
+
+
+def test_any_number_is_a_score(tmp_path: Path) -> None:
+    def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        yield EpochResult(epoch=1, scores={"score": np.float32(0.5), "whole": 1})
+
+    (row,) = step(worker(tmp_path, trial)).rows
+    assert {name: (type(score), score) for name, score in row.scores.items()} == {
+        "score": (float, 0.5),
+        "whole": (float, 1.0),
+    }
+
+
+def test_seconds_account_for_the_whole_epoch(tmp_path: Path) -> None:
+    def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        import time
+
+        time.sleep(0.05)
+        yield EpochResult(epoch=1, scores={}, seconds={"train": 0.02}, save=lambda folder: time.sleep(0.03))
+
+    (row,) = step(worker(tmp_path, trial)).rows
+    assert row.seconds["train"] == 0.02 and row.seconds["other"] >= 0.03 and row.seconds["checkpoint"] >= 0.03
+    latest = folder(tmp_path).latest()
+    assert latest is not None and "checkpoint" not in rows_of(latest)[0].seconds
+
+
+def test_the_next_trial_in_a_process_ends_the_one_before(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        try:
+            for epoch in range(1, 9):
+                yield EpochResult(epoch=epoch, scores={"score": float(params["rate"])})
+        finally:
+            events.append(f"closed {params['rate']}")
+
+    made = worker(tmp_path, trial)
+    step(made)
+    assert made.reset_config({"assignment": Assignment("base-0001", 1, {**PARAMS, "rate": 0.7})})
+    assert events == ["closed 0.5"]
+    (row,) = step(made).rows
+    assert (row.trial, row.number, row.epoch, row.attempt, row.scores["score"]) == ("base-0001", 1, 1, 1, 0.7)
+    made.cleanup()
+    assert events == ["closed 0.5", "closed 0.7"]
