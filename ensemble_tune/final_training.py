@@ -70,11 +70,18 @@ def train(
     weights = [[_weights(settings.out, trial) for trial in trials] for trials in members]
     folder = settings.out / ENSEMBLE_FOLDER
     assemble(folder, manifest, weights, None if fusion is None else _weights(settings.out, fusion))
-    split = "test" if data.dataset().has_test else None if with_val else "val"
+    split = measured_split(data)
     scores = _measure(manifest, settings, data, split) if split else {}
     known = {name: score for name, score in scores.items() if not math.isnan(score)}
     write_text(settings.out / METRICS, json.dumps({"split": split, "scores": known}, indent=1))
     return FinalResult(folder=folder, split=split, scores=scores)
+
+
+def measured_split(data: StageData) -> str | None:
+    """What is left to measure on: test, or val where there is no test; None where val was trained on."""
+    if data.dataset().has_test:
+        return "test"
+    return None if data.with_val else "val"
 
 
 def _train_members(

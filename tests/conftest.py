@@ -1,9 +1,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tiles import write_tiles
+
+if TYPE_CHECKING:
+    from tiny_run import Finished
 
 # No test may join a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
@@ -32,23 +36,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run on the tiles, by the one call that does everything; read it, never write to it."""
-    from tiny_run import BASE_EPOCHS, BASE_TRIALS, META_EPOCHS, META_TRIALS, settings, write_spaces
+def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> "Finished":
+    """A whole run on the tiles, interrupted in every stage; read it, never write to it."""
+    from tiny_run import finish
 
-    from ensemble_tune.run import run
-
-    folder = tmp_path_factory.mktemp("finished")
-    base, meta = write_spaces(folder / "spaces")
-    run(
-        settings(tiles, folder / "run", folder / "cache"),
-        base_space=base,
-        base_trials=BASE_TRIALS,
-        base_epochs=BASE_EPOCHS,
-        size="32x32",
-        meta_space=meta,
-        meta_trials=META_TRIALS,
-        meta_epochs=META_EPOCHS,
-        scheduler="none",
-    )
-    return folder
+    return finish(tiles, tmp_path_factory.mktemp("finished"))

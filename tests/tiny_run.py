@@ -1,10 +1,15 @@
 """Runs on the tiles, small enough for a test and real in every part."""
 
 import os
+import random
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +17,7 @@ import pytest
 from tiles import SIZE
 
 from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.run import run
 from ensemble_tune.settings import Settings
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
@@ -70,6 +76,73 @@ def hand_written(tmp_path: Path, *, fusion: str = "", **top: object) -> Ensemble
     return EnsembleManifest.load(path)
 
 
+def run_all(data: Path, folder: Path) -> None:
+    """Both searches, export and final training of `folder`/run, or what is left of them."""
+    base, meta = write_spaces(folder / "spaces")
+    run(
+        settings(data, folder / "run", folder / "cache"),
+        base_space=base,
+        base_trials=BASE_TRIALS,
+        base_epochs=BASE_EPOCHS,
+        size=SIZE,
+        meta_space=meta,
+        meta_trials=META_TRIALS,
+        meta_epochs=META_EPOCHS,
+        scheduler="none",
+    )
+
+
+def run_command(data: Path, folder: Path) -> list[str]:
+    """What `run_all` does, as a person types it."""
+    base, meta = write_spaces(folder / "spaces")
+    command = [sys.executable, "-m", "ensemble_tune", "run", "--data", data, "--out", folder / "run"]
+    command += ["--cache", folder / "cache", "--folds", FOLDS, "--size", SIZE, "--scheduler", "none", "--cpu"]
+    command += ["--base-space", base, "--base-trials", BASE_TRIALS, "--base-epochs", BASE_EPOCHS]
+    command += ["--meta-space", meta, "--meta-trials", META_TRIALS, "--meta-epochs", META_EPOCHS]
+    return [str(part) for part in command]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that was interrupted in every stage, and then finished."""
+
+    folder: Path
+    """Holds run/, cache/ and spaces/."""
+    status: int
+    """How the interrupted command ended."""
+    told: str
+    """What it said on standard error."""
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "run"
+
+
+def finish(data: Path, folder: Path) -> Finished:
+    """Runs everything, interrupted at a random moment of each stage: the first three in this process, which is faster,
+    the last as a command of its own."""
+    moments = random.Random(seed := random.randrange(1000))
+    print("moments of interruption from seed", seed)
+    checkpoints = folder / "run" / "checkpoints"
+    for stage in ("base", "fold", "meta"):
+        interrupted(
+            lambda: run_all(data, folder),
+            lambda stage=stage: any(checkpoints.glob(f"{stage}-*")),  # type: ignore[misc]
+            moments.uniform(0, 0.3),
+        )
+    process = subprocess.Popen(
+        run_command(data, folder), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not any((folder / "run" / "final" / "checkpoints").glob("final-*")):
+        time.sleep(0.01)
+    time.sleep(moments.uniform(0, 0.3))
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)  # all of its processes, as a terminal does
+    _, told = process.communicate(timeout=120)
+    run_all(data, folder)
+    return Finished(folder, process.returncode, told)
+
+
 def trials_of(out: Path, stage: str | None = None) -> list[TrialRecord]:
     return Ledger(out / LEDGER).trials(stage)
 
@@ -95,14 +168,15 @@ def assert_whole(out: Path) -> None:
         assert {epoch for name, epoch in counts if name == trial.trial} == expected, trial.trial
 
 
-def interrupted(call: Callable[[], object], when: Callable[[], bool]) -> None:
-    """Makes a call in this process, and ends it by Ctrl-C as soon as `when` holds."""
+def interrupted(call: Callable[[], object], when: Callable[[], bool], after: float = 0.0) -> None:
+    """Makes a call in this process, and ends it by Ctrl-C `after` seconds from when `when` holds."""
     done = threading.Event()
     sent: list[bool] = []
 
     def watch() -> None:
         while not done.wait(0.005):
             if when():
+                time.sleep(after)
                 sent.append(True)
                 os.kill(os.getpid(), signal.SIGINT)
                 return
