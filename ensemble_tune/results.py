@@ -17,7 +17,7 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, rank
 
 _SHOWN_SCORES = ("miou", "small_miou", "pixel_accuracy")
-_BARS = " ▁▂▃▄▅▆▇█"
+_BARS = " ▏▎▍▌▋▊▉█"
 _TITLES = {
     "base": "Base models, scored on val",
     "fold": "Fold trainings, scored on the frames that they held out",
