@@ -183,12 +183,12 @@ def test_more_trials_on_a_finished_search_are_only_those_missing(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "flush_seconds", "stride"), [("none", 1.0, 1), ("none", 0.0, 3), ("asha", 0.0, 1)]
+    ("scheduler", "flush_seconds", "stride"), [("none", 1.0, 1), ("none", 0.0, 2), ("asha", 0.0, 1)]
 )
 def test_killed_at_any_moment_a_search_goes_on_and_loses_or_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, flush_seconds: float, stride: int
 ) -> None:
-    """Dies before and after every write to the disk in turn, each time in a run folder of its own."""
+    """Dies before every write to the disk in turn, each time in a run folder of its own."""
     monkeypatch.setattr(conductor_module, "_FLUSH_SECONDS", flush_seconds)
     left = -1
 
@@ -203,9 +203,7 @@ def test_killed_at_any_moment_a_search_goes_on_and_loses_or_doubles_nothing(
 
         def act(*args: Any, **options: Any) -> Any:
             tick()
-            result = real(*args, **options)
-            tick()
-            return result
+            return real(*args, **options)
 
         monkeypatch.setattr(kind, name, act)
 
@@ -311,10 +309,37 @@ def test_a_trial_that_was_taken_out_of_the_ledger_leaves_nothing_behind(tmp_path
 def test_another_searchs_interrupted_trials_are_left_alone(tmp_path: Path) -> None:
     first = Run(tmp_path, replace(GOAL, trials=1))
     first.conductor.next()
+    first.conductor.epoch(epoch_record(0, 1, {"score": 0.5}))
     first.ledger.close()
     run = Run(tmp_path, replace(GOAL, trials=1), options={"belongs": lambda record: record.number != 0})
     run.to_the_end()
-    assert [(t.number, t.status) for t in run.trials] == [(0, Status.RUNNING), (1, Status.FINISHED)]
+    assert [(t.number, t.status, t.epochs) for t in run.trials] == [(0, Status.RUNNING, 1), (1, Status.FINISHED, 3)]
+    assert [row.epoch for row in run.rows if row.number == 0] == [1]
+
+
+def test_a_trial_that_was_stopped_when_its_process_died_trains_no_further(tmp_path: Path) -> None:
+    run = Run(tmp_path, replace(GOAL, trials=2), scheduler="asha")
+    for number, score in ((0, 0.9), (1, 0.1)):
+        assignment = run.conductor.next()
+        assert assignment is not None
+        row = epoch_record(number, 1, {"score": score})
+        run.conductor.folder(assignment.trial).save(1, EpochResult(epoch=1, scores={}), [row])
+        assert run.conductor.epoch(row) == (number == 0)
+    run.ledger.close()
+    again = Run(tmp_path, replace(GOAL, trials=2), scheduler="asha")
+    assert [t.status for t in again.conductor.records()] == [Status.RUNNING, Status.STOPPED]
+    assert again.ended == ["base-0001"]
+    again.ledger.close()
+
+
+def test_the_sampler_is_told_of_the_trials_of_an_earlier_process(tmp_path: Path) -> None:
+    goal = replace(GOAL, sampler="tpe", trials=12)
+    Run(tmp_path, goal).to_the_end()
+    again = Run(tmp_path, replace(goal, trials=16))
+    sampler = again.conductor._sampler
+    assert isinstance(sampler, OptunaSampler) and len(sampler._study.trials) == 12
+    again.to_the_end()
+    check(again.trials, again.rows)
 
 
 def test_what_a_dying_process_was_removing_goes_with_the_next(tmp_path: Path) -> None:

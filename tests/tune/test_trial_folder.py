@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import epoch_record
@@ -157,11 +158,18 @@ def test_history_holds_while_another_process_replaces_checkpoints(tmp_path: Path
     assert len(seen) > 5
 
 
-def _claim(path: str, count: int) -> list[int]:
-    return [TrialFolder(Path(path)).claim_attempt() for _ in range(count)]
+def _claim(path: str, ready: Any, claimed: Any) -> None:
+    ready.wait()
+    claimed.put([TrialFolder(Path(path)).claim_attempt() for _ in range(60)])
 
 
 def test_no_two_processes_claim_the_same_attempt(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        claims = pool.starmap(_claim, [(str(tmp_path / "base-0000"), 60)] * 3, chunksize=1)
+    context = multiprocessing.get_context("spawn")
+    ready, claimed = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_claim, args=(str(tmp_path), ready, claimed)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    claims = [claimed.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
     assert sorted(number for claim in claims for number in claim) == list(range(1, 181))
