@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
-import cv2
 import torch
 
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, Pixels, read_image
+from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, read_image, resized
 from ensemble_tune.ensemble.overlay import write_mask, write_overlay
 from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.stage_data import as_images
@@ -34,13 +32,11 @@ def segment(ensemble: Path, images: Path, out: Path, *, cpu: bool = False, overl
     make_folder(out)
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     model.to(device)
-    height, width = model.manifest.fusion.size
     for path in paths:
         image = read_image(path)
-        shrinks = image.shape[0] > height
-        working = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        working = resized(image, model.manifest.fusion.size)
         with torch.inference_mode():
-            logits = model(as_images([cast(Pixels, working)]).to(device))[0]
+            logits = model(as_images([working]).to(device))[0]
         labels = labels_at(logits, image.shape[:2]).to(torch.uint8).cpu().numpy()
         target = out / f"{path.stem}.png"
         write_mask(target, labels)

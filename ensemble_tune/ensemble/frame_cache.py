@@ -17,7 +17,7 @@ from filelock import FileLock
 from ensemble_tune.ensemble.config import format_size
 from ensemble_tune.ensemble.dataset import Dataset, Frame
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
-from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, read_mask
+from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, read_mask, resized
 from ensemble_tune.storage import atomic_folder
 
 T = TypeVar("T")
@@ -71,9 +71,7 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Pa
         images, labels = _create(folder / "images.npy", images_shape), _create(folder / "labels.npy", labels_shape)
 
         def fill(row: int) -> None:
-            image = read_image(frames[row].image)
-            shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-            images[row] = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            images[row] = resized(read_image(frames[row].image), size)
             # "Exact" takes the middle one of the pixels that become one; plain nearest takes their upper left.
             labels[row] = cv2.resize(truths[row], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 

@@ -33,6 +33,12 @@ def read_mask(path: Path) -> Pixels:
     return decode_mask(path, read_bytes(path))
 
 
+def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """A picture at another height and width in pixels: averaged where it shrinks, else interpolated."""
+    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
+    return cast(Pixels, cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+
+
 def mask_shape(path: Path) -> tuple[int, int]:
     """Height and width in pixels of a PNG file, from its first bytes. Raises DataError."""
     try:

@@ -63,6 +63,10 @@ class TrainedEnsemble(nn.Module):
                 f"train one with: ensemble-tune train MANIFEST --data DATA --out {folder}"
             )
         manifest = EnsembleManifest.load(folder / MANIFEST_FILE)
+        if not manifest.classes:
+            raise RunError(
+                f"{folder / MANIFEST_FILE} names no classes, so it is of no trained ensemble; train it first"
+            )
         classes = len(manifest.classes)
         members = []
         for place, base in enumerate(manifest.bases, start=1):
