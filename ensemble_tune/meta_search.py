@@ -53,20 +53,19 @@ def search_meta(
     data = settings.stage_data()
     chosen = choose_members(settings.out, bases, data)
     members = {record.trial: member_config(record) for record in chosen}
+    size = format_size(next(iter(members.values())).size)
+    meta_space = checked_space(space, data, size=size, epochs=epochs, members=len(members))
     fixed: dict[str, Value] = {
-        "size": format_size(next(iter(members.values())).size),
+        "size": size,
         "epochs": epochs,
         DEPLOY: deploy,
         STACKING: stacking,
         FOLDS: data.folds,
         MEMBERS: ",".join(members),
     }
-    meta_space = SearchSpace.load(space)
-    _check(meta_space, fixed, len(members), data)
-    predict_members(settings, data, members, deploy, stacking)
     everyone = "+".join(str(place) for place in range(1, len(members) + 1))
     simple = [everyone] + [str(place) for place in range(1, len(members) + 1) if len(members) > 1]
-    return Search(
+    search = Search(
         trial=MetaTrial(data=data, store=settings.out.absolute() / PREDICTIONS, library=members),
         goal=Goal(stage=STAGE, metric=METRIC, trials=trials, keep=keep, seed=settings.seed, sampler=sampler),
         out=settings.out,
@@ -81,7 +80,10 @@ def search_meta(
         protected=exported_trials(settings.out),
         belongs=lambda record: record.params.get(MEMBERS) == fixed[MEMBERS],
         on_end=settings.on_trial,
-    ).run()
+    )
+    search.check()
+    predict_members(settings, data, members, deploy, stacking)
+    return search.run()
 
 
 def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
@@ -173,15 +175,34 @@ def predicted_parts(data: StageData, deploy: Deploy, stacking: Stacking) -> dict
     return {fold: wanted for fold, wanted in parts.items() if wanted}
 
 
-def _check(space: SearchSpace, fixed: Mapping[str, Value], members: int, data: StageData) -> None:
-    """Refuses what no trial could train. Raises ConfigError."""
+def checked_space(source: str | Path, data: StageData, *, size: str, epochs: int, members: int) -> SearchSpace:
+    """A space of fusions, all of which could be trained. Raises ConfigError.
+
+    size, epochs: those of every trial. members: how many base models there are to fuse.
+    """
 
     def accepts(values: Mapping[str, Value]) -> None:
         config = {name: value for name, value in values.items() if name != BASES}
-        MetaConfig.from_params({"size": fixed["size"], "epochs": fixed["epochs"], **config})
+        MetaConfig.from_params({"size": size, "epochs": epochs, **config})
         places(str(values.get(BASES, "all")), members)
 
+    space = SearchSpace.load(source)
     names = [name for name in MetaConfig.field_names() if name not in ("seed", "stop_epoch", "size", "epochs")]
     space.check([*names, BASES], accepts)
     for values in space.combinations(["batch_size"]):
         data.check_batch(MetaConfig.from_params(values))
+    return space
+
+
+def members_to_be(bases: str, base_trials: int) -> int:
+    """How many base models `choose_members` will find after so many base trials, if all goes well. Raises ConfigError.
+
+    bases: as for `search_meta`.
+    """
+    if bases == "auto":
+        return min(_AUTO, max(1, base_trials))
+    if not bases.isdecimal():
+        return len(set(bases.split(",")))
+    if not 1 <= int(bases) <= base_trials:
+        raise ConfigError(f"--bases must be within 1 and the {base_trials} base trials, but got {bases}")
+    return int(bases)

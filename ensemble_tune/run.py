@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ensemble_tune.base_search import search_base
+from ensemble_tune.base_search import own_size, search_base
+from ensemble_tune.ensemble.config import format_size, parse_size
 from ensemble_tune.ensemble.manifest import Deploy, EnsembleManifest, Stacking
+from ensemble_tune.errors import ConfigError
 from ensemble_tune.export import export
 from ensemble_tune.final_training import FinalResult, train
-from ensemble_tune.meta_search import search_meta
+from ensemble_tune.meta_search import checked_space, members_to_be, search_meta
 from ensemble_tune.settings import PREDICTIONS, Settings
 
 
@@ -44,6 +46,15 @@ def run(
     The options are those of `search_base`, `search_meta` and `train`. Raises an EnsembleTuneError for whatever a user
     can mend.
     """
+    # The second stage's mistakes, before the first has taken its hours.
+    data = settings.stage_data()
+    working = format_size(parse_size(size)) if size else own_size(data)
+    members = members_to_be(bases, base_trials)
+    if meta_trials < 0 or meta_epochs < 1:
+        raise ConfigError(
+            f"--meta-trials must be at least 0 and --meta-epochs at least 1, but got {meta_trials} and {meta_epochs}"
+        )
+    checked_space(meta_space, data, size=working, epochs=meta_epochs, members=members)
     search_base(
         settings,
         space=base_space,

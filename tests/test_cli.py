@@ -81,6 +81,8 @@ def places_of(tmp_path: Path, tiles: Path, cache: Path) -> dict[str, object]:
 
 SEARCH_BASE = "search base --data DATA --out OUT --cache CACHE --space BASE_SPACE --size 32x32 --trials 1 --folds 2"
 SEARCH_META = "search meta --data DATA --out RUN --cache CACHE --space META_SPACE --folds 2"
+RUN = "run --data DATA --out OUT --cache CACHE --base-space BASE_SPACE --meta-space META_SPACE --size 32x32 --folds 2"
+RUN += " --base-trials 2 --meta-trials 2"
 TRAIN = "train BEST --data DATA --out OUT --cache CACHE"
 SEGMENT = "segment NOTHING FOLDER --out OUT"
 
@@ -141,8 +143,21 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         (f"{SEARCH_META} --stacking in_sample", "Invalid value for '--stacking': "),
         # run
         ("run --data NOTHING --out OUT --cache CACHE", "no folder is at "),
-        ("run --data DATA --out OUT --cache CACHE --base-trials 0", "must be at least 1, but got 0"),
-        ("run --data DATA --out OUT --cache CACHE --folds 0", "--folds must be at least 2"),
+        (f"{RUN} --base-trials 0", "--trials, --epochs and --keep must be at least 1, but got 0"),
+        (f"{RUN} --folds 0", "--folds must be at least 2"),
+        (f"{RUN} --base-space bas", "no search space is called 'bas'; did you mean 'base'?"),
+        (f"{RUN} --meta-space mete", "no search space is called 'mete'; did you mean 'meta'?"),
+        (f"{RUN} --meta-space BASE_SPACE", "no parameter is called 'architecture'"),
+        (f"{RUN} --meta-trials -1", "--meta-trials must be at least 0 and --meta-epochs at least 1, but got -1 and 30"),
+        (f"{RUN} --meta-epochs 0", "--meta-epochs at least 1, but got 2 and 0"),
+        (
+            f"{RUN} --meta-space meta --base-trials 1",
+            "different members of 1 to 1, but got '1+2'; fuse more base models",
+        ),
+        (f"{RUN} --bases 3", "--bases must be within 1 and the 2 base trials, but got 3"),
+        (f"{RUN} --bases 0", "--bases must be within 1 and the 2 base trials, but got 0"),
+        (f"{RUN} --sampler tpee", "no sampler is called 'tpee'"),
+        (f"{RUN} --size 0", "a size is HEIGHTxWIDTH"),
         # results
         ("results NOTHING", "no search is in "),
         ("results FILE", "no search is in "),
@@ -223,17 +238,20 @@ def test_bases_that_are_not_there_are_refused(
         (["--deploy", "folds"], "has deploy refit and this command has folds"),
         (["--stacking", "in-sample"], "has stacking out-of-fold and this command has in-sample"),
         (["--epochs", "9"], "has epochs 8 and this command has 9"),
+        (["--sampler", "tpee"], "no sampler is called 'tpee'; did you mean 'tpe'?"),
+        (["--scheduler", "ash"], "no scheduler is called 'ash'; did you mean 'asha'?"),
     ],
 )
-def test_fusions_that_could_not_be_compared_are_refused_before_any_fold_is_trained(
-    command: Command, finished: Finished, tiles: Path, options: list[str], message: str
+def test_a_search_of_fusions_that_cannot_be_is_refused_before_any_fold_is_trained(
+    command: Command, finished: Finished, tiles: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    _, space = write_spaces(finished.folder / "spaces")
-    line = ["search", "meta", "--data", tiles, "--out", finished.out, "--cache", finished.folder / "cache"]
+    shutil.copytree(finished.out / "ledger", tmp_path / "run" / "ledger")
+    _, space = write_spaces(tmp_path / "spaces")
+    line = ["search", "meta", "--data", tiles, "--out", tmp_path / "run", "--cache", finished.folder / "cache"]
     given = ["--space", space, "--folds", FOLDS, "--epochs", 8, "--trials", 1]
     ended = command(*line, *given, *options)
     assert ended.status == 2 and message in ended.err.splitlines()[-1]
-    assert not any(line.startswith("fold-") for line in ended.err.splitlines())
+    assert not (tmp_path / "run" / "predictions").exists()
 
 
 def test_data_that_has_changed_is_refused(command: Command, finished: Finished, tmp_path: Path) -> None:

@@ -133,7 +133,10 @@ def places(bases: str, members: int) -> list[int]:
         raise ConfigError(f'bases must be "all" or places such as "1+3", but got {bases!r}')
     chosen = [int(part) - 1 for part in parts]
     if len(set(chosen)) < len(chosen) or not all(0 <= place < members for place in chosen):
-        raise ConfigError(f"bases must name different members of 1 to {members}, but got {bases!r}")
+        raise ConfigError(
+            f"bases must name different members of 1 to {members}, but got {bases!r}; fuse more base models, or change "
+            "bases in the space"
+        )
     return chosen
 
 

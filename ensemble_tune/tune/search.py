@@ -16,7 +16,7 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, best_of
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.sampler import NoSampler, OptunaSampler, Sampler
-from ensemble_tune.tune.scheduler import make_scheduler
+from ensemble_tune.tune.scheduler import Scheduler, make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.trial_folder import CHECKPOINTS
 
@@ -64,6 +64,12 @@ class Search:
     on_end: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends."""
 
+    def check(self) -> None:
+        """Raises ConfigError or RunError where `run` would before any trial: for whoever must train something first."""
+        self._sampler()
+        self._scheduler()
+        self._refuse_other_settings(Ledger(self.out / LEDGER).trials(self.goal.stage))
+
     def run(self) -> SearchResult:
         """Trains until every trial has ended. Raises ConfigError, RunError or Interrupted."""
         ledger = Ledger(self.out / LEDGER)
@@ -74,7 +80,7 @@ class Search:
             conductor = Conductor(
                 self.goal,
                 sampler=self._sampler(),
-                scheduler=make_scheduler(self.scheduler, max_epochs=self.max_epochs, mode=self.goal.mode),
+                scheduler=self._scheduler(),
                 ledger=ledger,
                 checkpoints=self.out.absolute() / CHECKPOINTS,
                 points=self._missing(before),
@@ -97,6 +103,9 @@ class Search:
         if self.space is None:
             return NoSampler()
         return OptunaSampler(self.space, name=self.goal.sampler, seed=self.goal.seed, mode=self.goal.mode)
+
+    def _scheduler(self) -> Scheduler:
+        return make_scheduler(self.scheduler, max_epochs=self.max_epochs, mode=self.goal.mode)
 
     def _provenance(self) -> dict[str, str]:
         return {
