@@ -1,12 +1,12 @@
 """Distributed hyper-parameter search for two-stage semantic-segmentation ensembles.
 
-    from ensemble_tune import Settings, export, search_base, search_meta, segment, train
+    from ensemble_tune import Settings, export_best, search_base, search_meta, segment_images, train
 
     settings = Settings(data="CamVid", out="runs/camvid")
     search_base(settings, trials=30, epochs=50, size="360x480")
     search_meta(settings, trials=30)
-    train(export(settings.out, "best.toml"), Settings(data="CamVid", out="runs/final"))
-    list(segment("runs/final", "photos", "masks"))
+    train(export_best(settings.out, "best.toml"), Settings(data="CamVid", out="runs/final"))
+    list(segment_images("runs/final", "photos", "masks"))
 
 A search of anything else takes `Search`, `SearchSpace`, `Goal` and a generator of `EpochResult`.
 """
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ensemble_tune.ensemble.manifest import EnsembleManifest as EnsembleManifest
     from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble as TrainedEnsemble
     from ensemble_tune.errors import EnsembleTuneError as EnsembleTuneError
-    from ensemble_tune.export import export as export
+    from ensemble_tune.export import export_best as export_best
     from ensemble_tune.final_training import train as train
     from ensemble_tune.meta_search import search_meta as search_meta
-    from ensemble_tune.run import run as run
-    from ensemble_tune.segment import segment as segment
+    from ensemble_tune.run import run_all as run_all
+    from ensemble_tune.segment import segment_images as segment_images
     from ensemble_tune.settings import Settings as Settings
     from ensemble_tune.trial import Checkpoint as Checkpoint
     from ensemble_tune.trial import EpochResult as EpochResult
@@ -54,11 +54,11 @@ _HOME = {
     "Settings": "settings",
     "TrainedEnsemble": "ensemble.trained_ensemble",
     "Trial": "trial",
-    "export": "export",
-    "run": "run",
+    "export_best": "export",
+    "run_all": "run",
     "search_base": "base_search",
     "search_meta": "meta_search",
-    "segment": "segment",
+    "segment_images": "segment",
     "train": "final_training",
 }
 __all__ = sorted(_HOME)

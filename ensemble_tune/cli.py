@@ -170,7 +170,7 @@ def run(
     address: Address = None,
 ) -> None:
     """Everything in one go: both searches, export to OUT/best.toml, final training in OUT/final."""
-    from ensemble_tune.run import run as run_all
+    from ensemble_tune.run import run_all
 
     settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
     warn_of_leak(stacking)
@@ -215,10 +215,10 @@ def export(
     to: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("best.toml"),
 ) -> None:
     """Write the best ensemble of a run as a manifest."""
-    from ensemble_tune.export import export as write
+    from ensemble_tune.export import export_best
     from ensemble_tune.results import manifest_lines
 
-    manifest = write(run_folder, to)
+    manifest = export_best(run_folder, to)
     out_console.print(manifest_lines(manifest.to_document()))
     out_console.print(f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT", soft_wrap=True)
 
@@ -263,9 +263,9 @@ def segment(
     cpu: Cpu = False,
 ) -> None:
     """Segment new images: one mask of class indices for each."""
-    from ensemble_tune.segment import segment as write_masks
+    from ensemble_tune.segment import segment_images
 
-    written = sum(1 for _ in write_masks(ensemble, images, out, cpu=cpu, overlays=overlays))
+    written = sum(1 for _ in segment_images(ensemble, images, out, cpu=cpu, overlays=overlays))
     out_console.print(f"wrote {written} masks to {out}", soft_wrap=True)
 
 

@@ -19,12 +19,13 @@ _META_TRIAL = "meta_trial"
 _OWN = ("members", "bases", "deploy", "stacking", "folds")
 
 
-def export(out: Path, to: Path, *, data: str | None = None) -> EnsembleManifest:
+def export_best(out: str | Path, to: str | Path, *, data: str | None = None) -> EnsembleManifest:
     """Writes the best ensemble that a run found, and remembers it in the run folder, so that its weights are kept.
 
     Among equal scores the earlier, simpler fusion wins: the plain mean is tried first. data: where the data was, if
     the manifest shall say so. Raises RunError where no fusion has ended.
     """
+    out, to = Path(out), Path(to)
     if not Ledger.exists(out / LEDGER):
         raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
     records = Ledger(out / LEDGER).trials()

@@ -9,7 +9,7 @@ from ensemble_tune.base_search import own_size, search_base
 from ensemble_tune.ensemble.config import format_size, parse_size
 from ensemble_tune.ensemble.manifest import Deploy, EnsembleManifest, Stacking
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.export import export
+from ensemble_tune.export import export_best
 from ensemble_tune.final_training import FinalResult, train
 from ensemble_tune.meta_search import checked_space, members_to_be, search_meta
 from ensemble_tune.settings import PREDICTIONS, Settings
@@ -23,7 +23,7 @@ class RunResult:
     final: FinalResult
 
 
-def run(
+def run_all(
     settings: Settings,
     *,
     base_space: str | Path = "base",
@@ -75,7 +75,7 @@ def run(
         stacking=stacking,
         sampler=sampler,
     )
-    manifest = export(settings.out, settings.out / "best.toml", data=settings.data)
+    manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
     # Out-of-fold predictions of a config are the same in both, so the final training need not repeat them.
     predictions = settings.out.absolute() / PREDICTIONS
     final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, predictions=predictions)

@@ -17,13 +17,16 @@ from ensemble_tune.final_training import ENSEMBLE_FOLDER
 from ensemble_tune.storage import make_folder
 
 
-def segment(ensemble: Path, images: Path, out: Path, *, cpu: bool = False, overlays: bool = False) -> Iterator[Path]:
+def segment_images(
+    ensemble: str | Path, images: str | Path, out: str | Path, *, cpu: bool = False, overlays: bool = False
+) -> Iterator[Path]:
     """Writes a mask of class indices for every image, at its own size; yields each mask's path.
 
     ensemble: what `train` wrote to. images: a folder or one image; sizes may differ, since each is brought to the
     ensemble's working size and its logits back. overlays: a picture to look at beside each mask. Raises DataError
     for images that cannot be read, RunError or ConfigError for an ensemble that cannot, or an `out` of no use.
     """
+    ensemble, images, out = Path(ensemble), Path(images), Path(out)
     inner = ensemble / ENSEMBLE_FOLDER
     model = TrainedEnsemble.load(inner if (inner / MANIFEST_FILE).exists() else ensemble)
     paths = _images(images)

@@ -8,11 +8,11 @@ from written_run import base, meta, usual_run, write_run
 from ensemble_tune.base_search import search_base
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, EnsembleTuneError, RunError
-from ensemble_tune.export import export, exported_trials
+from ensemble_tune.export import export_best, exported_trials
 
 
 def test_the_best_fusion_is_exported_with_all_it_takes_to_train_it_again(tmp_path: Path) -> None:
-    manifest = export(usual_run(tmp_path / "run"), tmp_path / "best.toml", data="CamVid")
+    manifest = export_best(usual_run(tmp_path / "run"), tmp_path / "best.toml", data="CamVid")
     assert EnsembleManifest.load(tmp_path / "best.toml") == manifest
     assert manifest.trials == ("base-0001", "base-0000")
     assert [(b.encoder, b.seed, b.epochs, b.stop_epoch) for b in manifest.bases] == [
@@ -27,7 +27,7 @@ def test_the_best_fusion_is_exported_with_all_it_takes_to_train_it_again(tmp_pat
 
 
 def test_the_figures_that_chose_it_stand_beside_it(tmp_path: Path) -> None:
-    scores = export(usual_run(tmp_path / "run"), tmp_path / "best.toml").scores
+    scores = export_best(usual_run(tmp_path / "run"), tmp_path / "best.toml").scores
     assert scores == {
         "fusion_miou": 0.6,
         "fusion_small_miou": 0.3,
@@ -41,7 +41,7 @@ def test_the_figures_that_chose_it_stand_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bases", ["2", "2+1"])
 def test_only_the_members_that_are_fused_are_exported_in_the_order_of_the_fusion(tmp_path: Path, bases: str) -> None:
     run = write_run(tmp_path / "run", base(0, 0.4), base(1, 0.5), meta(0, 0.6, "plain", bases))
-    manifest = export(run, tmp_path / "best.toml")
+    manifest = export_best(run, tmp_path / "best.toml")
     assert manifest.trials == {"2": ("base-0000",), "2+1": ("base-0000", "base-0001")}[bases]
 
 
@@ -54,14 +54,14 @@ def test_of_equal_scores_the_earlier_and_simpler_fusion_wins(tmp_path: Path) -> 
         meta(1, 0.5, "mean", "1"),
         meta(2, 0.6, "plain"),
     )
-    manifest = export(run, tmp_path / "best.toml")
+    manifest = export_best(run, tmp_path / "best.toml")
     assert manifest.fusion.kind == "mean" and manifest.fusion.stop_epoch is None
     assert manifest.origin["meta_trial"] == "meta-0000"
 
 
 def test_a_mean_that_wins_is_what_is_exported(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", base(0, 0.4), base(1, 0.5), meta(0, 0.7, "mean"), meta(1, 0.6, "plain"))
-    assert export(run, tmp_path / "best.toml").fusion.kind == "mean"
+    assert export_best(run, tmp_path / "best.toml").fusion.kind == "mean"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_mean_that_wins_is_what_is_exported(tmp_path: Path) -> None:
 def test_a_run_without_a_fusion_is_refused(tmp_path: Path, records: list[object], message: str) -> None:
     run = write_run(tmp_path / "run", *records) if records else tmp_path  # type: ignore[arg-type]
     with pytest.raises(RunError, match=message):
-        export(run, tmp_path / "best.toml")
+        export_best(run, tmp_path / "best.toml")
     assert not (tmp_path / "best.toml").exists()
 
 
@@ -83,24 +83,24 @@ def test_a_place_that_cannot_be_written_is_refused_and_remembered_by_nobody(tmp_
     run = usual_run(tmp_path / "run")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--to is the file to write, but .* is a folder; try .*/best.toml"):
-        export(run, tmp_path)
+        export_best(run, tmp_path)
     with pytest.raises(ConfigError, match="must be a folder that can be written to"):
-        export(run, tmp_path / "file" / "best.toml")
+        export_best(run, tmp_path / "file" / "best.toml")
     assert exported_trials(run) == frozenset()
 
 
 def test_exported_trials_are_those_that_any_export_names(tmp_path: Path) -> None:
     run = usual_run(tmp_path / "run")
-    export(run, tmp_path / "best.toml")
+    export_best(run, tmp_path / "best.toml")
     assert exported_trials(run) == {"base-0000", "base-0001", "meta-0003"}
     write_run(run, base(3, 0.9), meta(4, 0.95, "mean", "1", members="base-0003"))
-    export(run, tmp_path / "best.toml")
+    export_best(run, tmp_path / "best.toml")
     assert exported_trials(run) == {"base-0000", "base-0001", "meta-0003", "base-0003", "meta-0004"}
 
 
 def test_a_damaged_export_is_named(tmp_path: Path) -> None:
     run = usual_run(tmp_path / "run")
-    export(run, tmp_path / "best.toml")
+    export_best(run, tmp_path / "best.toml")
     (run / "exports" / "meta-0003.toml").write_text("[")
     with pytest.raises(EnsembleTuneError, match=r"exports/meta-0003\.toml"):
         exported_trials(run)

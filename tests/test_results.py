@@ -11,7 +11,7 @@ from written_run import base, meta, usual_run, write_run
 from ensemble_tune.cli_output import out_console
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
-from ensemble_tune.export import export
+from ensemble_tune.export import export_best
 from ensemble_tune.results import leaderboard, manifest_lines, summary, trial_page
 from ensemble_tune.tune.record import Status
 
@@ -97,7 +97,7 @@ def test_the_summary_says_so_where_the_mean_wins(tmp_path: Path) -> None:
 
 
 def test_a_manifest_in_a_few_lines(tmp_path: Path) -> None:
-    text = manifest_lines(export(usual_run(tmp_path / "run"), tmp_path / "best.toml").to_document())
+    text = manifest_lines(export_best(usual_run(tmp_path / "run"), tmp_path / "best.toml").to_document())
     assert text.splitlines()[0] == "plain of"
     assert "base-0001  linknet  resnet34" in text and "fusion_miou 0.6000" in text
     assert "unet" in manifest_lines(EnsembleManifest.from_document({"bases": [{}]}).to_document())

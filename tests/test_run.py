@@ -2,7 +2,7 @@ import shutil
 import time
 from pathlib import Path
 
-from tiny_run import BASE_TRIALS, FOLDS, META_TRIALS, Finished, assert_whole, epochs_of, run_all, trials_of
+from tiny_run import BASE_TRIALS, FOLDS, META_TRIALS, Finished, assert_whole, epochs_of, run_tiny, trials_of
 
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 
@@ -35,7 +35,7 @@ def test_the_same_call_again_trains_nothing(finished: Finished, tiles: Path, tmp
     out = tmp_path / "again" / "run"
     before = [trials_of(folder) for folder in (out, out / "final")]
     started = time.monotonic()
-    run_all(tiles, tmp_path / "again")
+    run_tiny(tiles, tmp_path / "again")
     assert time.monotonic() - started < 15
     assert [trials_of(folder) for folder in (out, out / "final")] == before
 

@@ -13,7 +13,7 @@ from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError, RunError
-from ensemble_tune.segment import segment
+from ensemble_tune.segment import segment_images
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_every_image_gets_a_mask_of_its_own_size(ensemble: Path, tmp_path: Path)
     for name, size in sizes.items():
         _write(tmp_path / "photos" / f"{name}.{'jpg' if name == 'large' else 'png'}", *size)
     (tmp_path / "photos" / "notes.txt").write_text("no image")
-    written = list(segment(ensemble, tmp_path / "photos", tmp_path / "masks"))
+    written = list(segment_images(ensemble, tmp_path / "photos", tmp_path / "masks"))
     assert written == [tmp_path / "masks" / f"{name}.png" for name in sorted(sizes)]
     assert {path.stem: _mask(path).shape for path in written} == sizes
 
@@ -48,21 +48,21 @@ def test_every_image_gets_a_mask_of_its_own_size(ensemble: Path, tmp_path: Path)
 @pytest.mark.parametrize("channels", [1, 4])
 def test_grey_and_transparent_images_are_images_too(ensemble: Path, tmp_path: Path, channels: int) -> None:
     image = _write(tmp_path / "image.png", 40, 50, channels)
-    (mask,) = segment(ensemble, image, tmp_path / "masks")
+    (mask,) = segment_images(ensemble, image, tmp_path / "masks")
     assert _mask(mask).shape == (40, 50)
 
 
 def test_one_image_may_be_given(ensemble: Path, tmp_path: Path) -> None:
     image = _write(tmp_path / "photos" / "one.JPG", 40, 50)
     _write(tmp_path / "photos" / "other.png", 40, 50)
-    assert list(segment(ensemble, image, tmp_path / "masks")) == [tmp_path / "masks" / "one.png"]
+    assert list(segment_images(ensemble, image, tmp_path / "masks")) == [tmp_path / "masks" / "one.png"]
 
 
 def test_a_frame_is_segmented_as_in_the_final_training(
     ensemble: Path, finished: Finished, tiles: Path, tmp_path: Path
 ) -> None:
     """The masks of test, which the reported figures are of, and the masks that a user gets are the same."""
-    for mask in segment(ensemble, tiles / "test", tmp_path / "masks"):
+    for mask in segment_images(ensemble, tiles / "test", tmp_path / "masks"):
         assert np.array_equal(_mask(mask), _mask(ensemble / "masks" / mask.name))
 
 
@@ -72,7 +72,7 @@ def test_a_mask_is_the_ensembles_own_prediction(
     data = StageData(data=str(tiles), cache=finished.folder / "cache")
     frames = load_frames(data.dataset(), "val", (32, 32), data.cache)
     model = TrainedEnsemble.load(ensemble / "ensemble")
-    (mask,) = segment(ensemble / "ensemble", tiles / "val" / "c_000.png", tmp_path / "masks")
+    (mask,) = segment_images(ensemble / "ensemble", tiles / "val" / "c_000.png", tmp_path / "masks")
     images = torch.from_numpy(frames.image(0).copy()).permute(2, 0, 1)[None]
     with torch.inference_mode():
         logits = torch.nn.functional.interpolate(model(images), (64, 64), mode="bilinear")
@@ -92,15 +92,15 @@ def test_an_image_of_any_shape_is_brought_to_the_working_size_as_a_training_fram
     with torch.inference_mode():
         working = torch.from_numpy(read_image(tmp_path / "working.png")).permute(2, 0, 1)[None]
         logits = TrainedEnsemble.load(ensemble / "ensemble")(working)[0]
-    (mask,) = segment(ensemble, image, tmp_path / "masks")
+    (mask,) = segment_images(ensemble, image, tmp_path / "masks")
     assert np.array_equal(_mask(mask), labels_at(logits, size).numpy())
 
 
 def test_overlays_are_written_where_asked_for(ensemble: Path, tmp_path: Path) -> None:
     image = _write(tmp_path / "one.png", 40, 50)
-    list(segment(ensemble, image, tmp_path / "plain"))
+    list(segment_images(ensemble, image, tmp_path / "plain"))
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["one.png"]
-    list(segment(ensemble, image, tmp_path / "masks", overlays=True))
+    list(segment_images(ensemble, image, tmp_path / "masks", overlays=True))
     assert read_image(tmp_path / "masks" / "overlays" / "one.jpg").shape[1] == 2 * 50
 
 
@@ -109,7 +109,7 @@ def test_masks_never_replace_the_images(ensemble: Path, tmp_path: Path, images: 
     image = _write(tmp_path / "photos" / "a.png", 40, 50)
     before = image.read_bytes()
     with pytest.raises(ConfigError, match=r"masks would replace the images in .*, or mix with them; choose another"):
-        list(segment(ensemble, tmp_path / images, tmp_path / "photos"))
+        list(segment_images(ensemble, tmp_path / images, tmp_path / "photos"))
     assert image.read_bytes() == before
 
 
@@ -117,15 +117,15 @@ def test_two_images_that_would_share_a_mask_are_refused(ensemble: Path, tmp_path
     for name in ("a.png", "a.jpg"):
         _write(tmp_path / "photos" / name, 40, 50)
     with pytest.raises(DataError, match=r"a\.jpg and a\.png would share one mask; rename one of them"):
-        list(segment(ensemble, tmp_path / "photos", tmp_path / "masks"))
+        list(segment_images(ensemble, tmp_path / "photos", tmp_path / "masks"))
 
 
 def test_a_folder_without_images_and_a_path_to_nothing_are_refused(ensemble: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no image is in .*; its files must end in \.png, \.jpg, \.jpeg"):
-        list(segment(ensemble, tmp_path / "empty", tmp_path / "masks"))
+        list(segment_images(ensemble, tmp_path / "empty", tmp_path / "masks"))
     with pytest.raises(DataError, match=r"images are a folder or a file, but nothing is at .*; check the path"):
-        list(segment(ensemble, tmp_path / "nothing", tmp_path / "masks"))
+        list(segment_images(ensemble, tmp_path / "nothing", tmp_path / "masks"))
     assert not (tmp_path / "masks").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_corrupt_image_is_named_in_one_line(
     image = _write(tmp_path / "photos" / "bad.jpg", 40, 50)
     image.write_bytes({"truncated": image.read_bytes()[:-200], "empty": b"", "text": b"no image"}[damage])
     with pytest.raises(DataError, match=r"photos/bad\.jpg is ") as raised:
-        list(segment(ensemble, tmp_path / "photos", tmp_path / "masks"))
+        list(segment_images(ensemble, tmp_path / "photos", tmp_path / "masks"))
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", ""), "the decoder has something to say too"
 
@@ -145,17 +145,17 @@ def test_a_folder_that_cannot_be_written_is_refused(ensemble: Path, tmp_path: Pa
     image = _write(tmp_path / "photos" / "a.png", 40, 50)
     for out in (image, Path("/proc/masks")):
         with pytest.raises(ConfigError, match="must be a folder that can be written to"):
-            list(segment(ensemble, image, out))
+            list(segment_images(ensemble, image, out))
 
 
 @pytest.mark.parametrize("what", ["run", "nothing", "manifest"])
 def test_what_is_no_trained_ensemble_is_refused(finished: Finished, tmp_path: Path, what: str) -> None:
     where = {"run": finished.out, "nothing": tmp_path / "nothing", "manifest": finished.out / "best.toml"}[what]
     with pytest.raises(RunError, match=r"no trained ensemble is in .*: ensemble\.toml is missing; train one with"):
-        list(segment(where, _write(tmp_path / "a.png", 40, 50), tmp_path / "masks"))
+        list(segment_images(where, _write(tmp_path / "a.png", 40, 50), tmp_path / "masks"))
 
 
 def test_a_manifest_written_by_hand_is_no_trained_ensemble(tmp_path: Path) -> None:
     (tmp_path / "ensemble.toml").write_text("[[bases]]")
     with pytest.raises(RunError, match="names no classes, so it is of no trained ensemble; train it first"):
-        list(segment(tmp_path, _write(tmp_path / "photos" / "a.png", 40, 50), tmp_path / "masks"))
+        list(segment_images(tmp_path, _write(tmp_path / "photos" / "a.png", 40, 50), tmp_path / "masks"))

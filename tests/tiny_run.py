@@ -17,7 +17,7 @@ import pytest
 from tiles import SIZE
 
 from ensemble_tune.ensemble.manifest import EnsembleManifest
-from ensemble_tune.run import run
+from ensemble_tune.run import run_all
 from ensemble_tune.settings import Settings
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
@@ -76,10 +76,10 @@ def hand_written(tmp_path: Path, *, fusion: str = "", **top: object) -> Ensemble
     return EnsembleManifest.load(path)
 
 
-def run_all(data: Path, folder: Path) -> None:
+def run_tiny(data: Path, folder: Path) -> None:
     """Both searches, export and final training of `folder`/run, or what is left of them."""
     base, meta = write_spaces(folder / "spaces")
-    run(
+    run_all(
         settings(data, folder / "run", folder / "cache"),
         base_space=base,
         base_trials=BASE_TRIALS,
@@ -93,7 +93,7 @@ def run_all(data: Path, folder: Path) -> None:
 
 
 def run_command(data: Path, folder: Path) -> list[str]:
-    """What `run_all` does, as a person types it."""
+    """What `run_tiny` does, as a person types it."""
     base, meta = write_spaces(folder / "spaces")
     command = [sys.executable, "-m", "ensemble_tune", "run", "--data", data, "--out", folder / "run"]
     command += ["--cache", folder / "cache", "--folds", FOLDS, "--size", SIZE, "--scheduler", "none", "--cpu"]
@@ -126,7 +126,7 @@ def finish(data: Path, folder: Path) -> Finished:
     checkpoints = folder / "run" / "checkpoints"
     for stage in ("base", "fold", "meta"):
         interrupted(
-            lambda: run_all(data, folder),
+            lambda: run_tiny(data, folder),
             lambda stage=stage: any(checkpoints.glob(f"{stage}-*")),  # type: ignore[misc]
             moments.uniform(0, 0.3),
         )
@@ -139,7 +139,7 @@ def finish(data: Path, folder: Path) -> Finished:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)  # all of its processes, as a terminal does
     _, told = process.communicate(timeout=120)
-    run_all(data, folder)
+    run_tiny(data, folder)
     return Finished(folder, process.returncode, told)
 
 
