@@ -1,4 +1,4 @@
-"""`python counting_search.py OUT TRIALS EPOCHS SECONDS`: a search of a plain trial, to be interrupted."""
+"""`python counting_search.py OUT TRIALS EPOCHS SECONDS ADDRESS`: a search of a plain trial, to be interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.search_space import SearchSpace
 
 
-def search(out: Path, trials: int, epochs: int, seconds: float) -> Search:
+def search(out: Path, trials: int, epochs: int, seconds: float, address: str | None = None) -> Search:
     """A random search over one parameter."""
     space = SearchSpace.parse(f"[parameters]\nrate = {{ low = 0.0, high = 1.0 }}\nepochs = {epochs}")
     return Search(
@@ -23,14 +23,15 @@ def search(out: Path, trials: int, epochs: int, seconds: float) -> Search:
         out=out,
         max_epochs=epochs,
         space=space,
+        address=address,
     )
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    out, trials, epochs, seconds = sys.argv[1:]
+    out, trials, epochs, seconds, address = sys.argv[1:]
     Path(out).mkdir(exist_ok=True)
     try:
-        search(Path(out), int(trials), int(epochs), float(seconds)).run()
+        search(Path(out), int(trials), int(epochs), float(seconds), address or None).run()
     except Interrupted:
         sys.exit(130)

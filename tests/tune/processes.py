@@ -25,23 +25,10 @@ def members(session: int) -> list[int]:
     return found
 
 
-def workers(session: int) -> list[int]:
-    """Ray's workers in a session, in which trials run."""
-    found = []
-    for pid in members(session):
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if line.startswith(b"ray::") and b"Agent" not in line:
-            found.append(pid)
-    return found
-
-
 @contextmanager
-def session(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs Python with these arguments; at the end nothing of its session is left."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+def session(*command: str | Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs Python with these arguments and variables; at the end nothing of its session is left."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
     process = subprocess.Popen([sys.executable, *command], start_new_session=True, env=environment)
     try:
         yield process

@@ -379,4 +379,8 @@ def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_everyone_reads(tmp_p
         assert all(dict(t.params) == {f"p{t.number}": t.number} for t in trials)
         seen = len(trials)
         assert duckdb.sql(f"select count(*) from '{folder}/trials/*.parquet'").fetchall() == [(seen,)]
-        assert pl.read_parquet(folder / "trials" / "*.parquet", missing_columns="insert").height == seen
+        # A column that was being added is in some parts only, until the next writer opens the ledger.
+        assert (
+            pl.read_parquet(folder / "trials" / "*.parquet", missing_columns="insert", extra_columns="ignore").height
+            == seen
+        )

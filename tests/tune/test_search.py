@@ -11,7 +11,7 @@ import pytest
 import ray
 from counting_search import search
 from counting_trial import CountingTrial, check
-from processes import session, wait_for, workers
+from processes import session, wait_for
 
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.tune.conductor import Goal
@@ -25,11 +25,12 @@ DRIVER = Path(__file__).with_name("counting_search.py")
 
 
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
+def local_ray() -> Iterator[str]:
+    """A Ray for all tests, by its address."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Where workers find the trial.
         start_ray()
-        yield
+        yield ray.get_runtime_context().gcs_address
         ray.shutdown()
 
 
@@ -56,61 +57,34 @@ def given(out: Path, *points: dict[str, Any], **options: Any) -> Search:
 
 @pytest.mark.usefixtures("local_ray")
 class TestOnLocalRay:
-    def test_a_search_trains_every_trial_and_says_which_is_best(self, tmp_path: Path) -> None:
+    def test_a_search_trains_every_trial_and_goes_on_where_it_ended(self, tmp_path: Path) -> None:
         told: list[str] = []
-        result = replace(search(tmp_path, 6, 3, 0.0), on_end=lambda record: told.append(record.trial)).run()
+        first = replace(search(tmp_path, 4, 3, 0.0), on_end=lambda record: told.append(record.trial)).run()
         trials = checked(tmp_path)
-        assert [t.trial for t in result.records] == [t.trial for t in trials] == sorted(told)
-        assert [t.status for t in trials] == [Status.FINISHED] * 6
+        assert [t.status for t in trials] == [Status.FINISHED] * 4
+        assert [t.trial for t in first.records] == [t.trial for t in trials] == sorted(told)
         assert len({process for _, _, process in log(tmp_path)}) <= CORES, "trials share processes"
-        assert result.best is not None and result.best.score == max(t.score or 0 for t in trials)
+        search(tmp_path, 4, 3, 0.0).run()
+        assert len(log(tmp_path)) == 12, "a finished search trains nothing"
+        longer = search(tmp_path, 6, 3, 0.0).run()
+        trials = checked(tmp_path)
+        assert len(trials) == 6 and len(log(tmp_path)) == 18, "an extended one trains what is missing"
+        assert longer.best is not None and longer.best.score == max(t.score or 0 for t in trials)
         kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
         assert kept == {t.trial for t in sorted(trials, key=lambda t: t.score or 0)[-2:]}
 
-    def test_a_finished_search_is_not_run_again_and_an_extended_one_adds_what_is_missing(self, tmp_path: Path) -> None:
-        search(tmp_path, 2, 2, 0.0).run()
-        before = log(tmp_path)
-        search(tmp_path, 2, 2, 0.0).run()
-        assert log(tmp_path) == before
-        search(tmp_path, 4, 2, 0.0).run()
-        assert len(log(tmp_path)) == 2 * len(before) and len(checked(tmp_path)) == 4
-
-    def test_a_failing_trial_is_one_failed_row_and_the_search_goes_on(self, tmp_path: Path) -> None:
-        tmp_path.joinpath("log").touch()
-        points = [{"rate": rate, "epochs": 3} for rate in (0.1, 0.2, 0.3)]
+    def test_a_failure_is_one_row_and_a_killed_worker_none(self, tmp_path: Path) -> None:
+        points: list[dict[str, Any]] = [{"rate": rate, "epochs": 4} for rate in (0.1, 0.2, 0.3)]
         points[1]["fails"] = 3
+        points[2]["dies"] = 1
         result = given(tmp_path, *points).run()
-        assert [(t.status, t.epochs, t.error) for t in checked(tmp_path)] == [
-            (Status.FINISHED, 3, None),
-            (Status.FAILED, 2, "ValueError: line one"),
-            (Status.FINISHED, 3, None),
+        assert [(t.status, t.epochs, t.attempt, t.error) for t in checked(tmp_path)] == [
+            (Status.FINISHED, 4, 1, None),
+            (Status.FAILED, 2, 1, "ValueError: line one"),
+            (Status.FINISHED, 4, 2, None),
         ]
+        assert len(log(tmp_path)) == 10, "a trial whose worker was killed goes on from its checkpoint"
         assert result.best is not None and result.best.number != 1
-
-    def test_points_are_trained_once_and_a_failed_one_again(self, tmp_path: Path) -> None:
-        points: list[dict[str, Any]] = [{"rate": 0.5, "epochs": 1, "seed": seed} for seed in (1, 2)]
-        points.append({"rate": 0.6, "epochs": 1, "fails": 1})
-        given(tmp_path, points[0], points[2]).run()
-        given(tmp_path, *points).run()
-        assert [(t.seed, t.status) for t in checked(tmp_path) if "fails" not in t.params] == [
-            (1, Status.FINISHED),
-            (2, Status.FINISHED),
-        ]
-        assert [t.status for t in checked(tmp_path) if "fails" in t.params] == [Status.FAILED, Status.FAILED]
-        given(tmp_path, points[0], again=True).run()
-        assert checked(tmp_path)[-1].seed == 1 and len(checked(tmp_path)) == 5
-
-    def test_the_scheduler_stops_trials(self, tmp_path: Path) -> None:
-        replace(search(tmp_path, 8, 9, 0.0), scheduler="asha").run()
-        trials = checked(tmp_path)
-        assert {t.status for t in trials} == {Status.FINISHED, Status.STOPPED}
-        assert all((t.epochs == 9) == (t.status is Status.FINISHED) for t in trials)
-
-    def test_a_trial_goes_on_from_its_checkpoint_when_its_worker_is_killed(self, tmp_path: Path) -> None:
-        given(tmp_path, {"rate": 0.5, "epochs": 4, "dies": 1}, {"rate": 0.6, "epochs": 4}).run()
-        trials = checked(tmp_path)
-        assert [(t.status, t.attempt, t.epochs) for t in trials] == [(Status.FINISHED, 2, 4), (Status.FINISHED, 1, 4)]
-        assert len(log(tmp_path)) == 8, "nothing was trained twice"
 
     def test_a_trial_whose_workers_keep_dying_has_failed_and_says_why(self, tmp_path: Path) -> None:
         given(tmp_path, {"rate": 0.5, "epochs": 4, "dies": 9}).run()
@@ -118,6 +92,30 @@ class TestOnLocalRay:
         assert (record.status, record.epochs) == (Status.FAILED, 1)
         assert record.error is not None and record.error.startswith("its worker died 4 times; the last time: ")
         assert "OOM" in record.error and "\n" not in record.error
+
+    def test_points_are_trained_once_and_a_failed_one_again(self, tmp_path: Path) -> None:
+        first, other, fails = (
+            {"rate": 0.5, "epochs": 1, "seed": 1},
+            {"rate": 0.5, "epochs": 1, "seed": 2},
+            {"rate": 0.6, "epochs": 1, "fails": 1},
+        )
+        given(tmp_path, first, fails).run()
+        given(tmp_path, first).run()
+        assert len(checked(tmp_path)) == 2
+        given(tmp_path, first, other, fails).run()
+        assert [(t.seed, t.status) for t in checked(tmp_path) if "fails" not in t.params] == [
+            (1, Status.FINISHED),
+            (2, Status.FINISHED),
+        ]
+        assert [t.status for t in checked(tmp_path) if "fails" in t.params] == [Status.FAILED, Status.FAILED]
+        given(tmp_path, first, again=True).run()
+        assert checked(tmp_path)[-1].seed == 1 and len(checked(tmp_path)) == 5
+
+    def test_the_scheduler_stops_trials(self, tmp_path: Path) -> None:
+        replace(search(tmp_path, 8, 9, 0.0), scheduler="asha").run()
+        trials = checked(tmp_path)
+        assert {t.status for t in trials} == {Status.FINISHED, Status.STOPPED}
+        assert all((t.epochs == 9) == (t.status is Status.FINISHED) for t in trials)
 
     def test_a_trial_that_fits_no_machine_is_refused_before_any_starts(self, tmp_path: Path) -> None:
         wish = Resources(cpus=CORES + 1)
@@ -153,37 +151,37 @@ def test_versions_name_what_results_depend_on() -> None:
     assert {"python", "ray", "optuna", "torch"} <= set(versions())
 
 
-class TestInterrupted:
-    """With drivers of their own, each with a Ray of its own; what they leave is finished on the tests' Ray."""
+def interrupt(number: signal.Signals, epochs: int, *arguments: str | Path, out: Path) -> int:
+    """Starts a driver, signals it once it has trained some epochs; returns its exit status. Its workers end too."""
+    before = len(log(out))
+    # A Ray that was started on one machine lets in only who holds its token.
+    with session(DRIVER, out, *arguments, RAY_AUTH_MODE="token") as driver:
+        wait_for(lambda: len(log(out)) >= before + epochs, driver)
+        time.sleep(random.uniform(0.0, 0.3))
+        started = time.monotonic()
+        driver.send_signal(number)
+        status = driver.wait(timeout=20)
+        assert time.monotonic() - started < 10
+        workers = {Path("/proc") / process for _, _, process in log(out)[before:]}
+        while any(worker.exists() for worker in workers):
+            assert time.monotonic() - started < 20, "workers outlive their driver"
+            time.sleep(0.05)
+    return status
 
-    def test_by_signals_a_search_ends_in_time_and_the_same_call_goes_on(self, tmp_path: Path, local_ray: None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = len(log(tmp_path))
-            with session(DRIVER, tmp_path, "3", "9", "0.2") as driver:
-                wait_for(lambda before=before: len(log(tmp_path)) >= before + 4, driver)  # type: ignore[misc]
-                started = time.monotonic()
-                driver.send_signal(number)
-                assert driver.wait(timeout=20) == 130
-                assert time.monotonic() - started < 10
-                assert workers(driver.pid) == []
+
+class TestInterrupted:
+    """By signals to a driver, with a Ray of its own or on the tests' Ray; the same call, made here, ends the search."""
+
+    def test_by_a_signal_a_search_ends_in_time_and_the_same_call_goes_on(self, tmp_path: Path, local_ray: str) -> None:
+        for number, address in ((signal.SIGINT, ""), (signal.SIGTERM, local_ray)):
+            assert interrupt(number, 4, "3", "9", "0.2", address, out=tmp_path) == 130
             checked(tmp_path)
         search(tmp_path, 3, 9, 0.0).run()
         assert [(t.status, t.epochs) for t in checked(tmp_path)] == [(Status.FINISHED, 9)] * 3
         assert len(log(tmp_path)) <= 27 + 4, "no more than the epochs in progress are trained twice"
 
-    def test_killed_again_and_again_a_search_ends_as_if_it_had_not_been(self, tmp_path: Path, local_ray: None) -> None:
-        chance = random.Random()
-        for _ in range(3):
-            known = len(log(tmp_path))
-            with session(DRIVER, tmp_path, "4", "40", "0.05") as driver:
-                wait_for(lambda known=known: len(log(tmp_path)) > known, driver)  # type: ignore[misc]
-                time.sleep(chance.uniform(0.0, 0.5))
-                driver.kill()
-                driver.wait()
-                # Its workers live on a little, and go on to train; then they end too.
-                gone = time.monotonic() + 15
-                while workers(driver.pid):
-                    assert time.monotonic() < gone, "workers outlive their driver"
-                    time.sleep(0.05)
-        search(tmp_path, 4, 40, 0.0).run()
-        assert [(t.status, t.epochs) for t in checked(tmp_path)] == [(Status.FINISHED, 40)] * 4
+    def test_killed_again_and_again_a_search_ends_as_if_it_had_not_been(self, tmp_path: Path, local_ray: str) -> None:
+        for address in ("", local_ray, local_ray):
+            assert interrupt(signal.SIGKILL, 1, "4", "60", "0.05", address, out=tmp_path) == -signal.SIGKILL
+        search(tmp_path, 4, 60, 0.0).run()
+        assert [(t.status, t.epochs) for t in checked(tmp_path)] == [(Status.FINISHED, 60)] * 4

@@ -142,7 +142,7 @@ def test_history_holds_while_another_process_replaces_checkpoints(tmp_path: Path
     over = threading.Event()
 
     def train() -> None:
-        for epoch in range(2, 200):
+        for epoch in range(2, 100):
             save(folder, attempt, epoch)
             folder.keep({epoch}, by=attempt)
         over.set()
