@@ -137,3 +137,9 @@ def test_a_file_of_another_encoder_is_refused_before_training(tmp_path: Path) ->
     torch.save(build_base_model(CONFIG, 5).network.encoder.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match="must fit the encoder 'resnet18'"):
         check_base_model(_changed(encoder="resnet18", encoder_weights=str(tmp_path / "weights.pth")))
+
+
+def test_a_model_is_built_in_the_layout_in_which_it_is_trained_and_scored() -> None:
+    """In another one it would round otherwise, and be slower."""
+    weights = [p for p in build_base_model(_changed(), 3).parameters() if p.ndim == 4 and p.shape[1] > 1 < p.shape[2]]
+    assert weights and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)

@@ -129,6 +129,17 @@ def test_held_out_frames_and_val_labels_never_touch_the_weights(
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("fold", "poison"), [(0, True), (1, True), (2, False)])
+def test_scores_are_of_val_or_of_the_frames_that_a_fold_holds_out(
+    poisoned: Path, cache: Path, tmp_path: Path, fold: int, poison: bool
+) -> None:
+    """Poisoned frames hold a single class, so the others' scores are undefined there."""
+    trial = BaseTrial(data=StageData(data=str(poisoned), cache=cache, folds=2))
+    (result,) = live(trial, {**PARAMS, "stop_epoch": 1, "fold": fold}, tmp_path)
+    assert np.isnan(result.scores["iou.road"]) == poison
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_predictions_name_the_frames_that_their_model_was_trained_on(tiles: Path, cache: Path, tmp_path: Path) -> None:
     data = StageData(data=str(tiles), cache=cache, folds=2)
     trial = BaseTrial(data=data, store=tmp_path / "store", parts={1: ("held-out",)})

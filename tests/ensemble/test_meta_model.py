@@ -128,3 +128,9 @@ def test_a_depthwise_separable_block_is_cheaper_than_a_standard_one() -> None:
 
     assert count("depthwise_cbam") < count("plain") / 6
     assert count("group_eca") < count("plain") / 6
+
+
+def test_a_meta_model_is_built_in_the_layout_in_which_it_is_trained_and_scored() -> None:
+    weights = [p for p in build_meta_model(_config(), MEMBERS, CLASSES).parameters() if p.ndim == 4 and p.shape[2] > 1]
+    assert any(weight.shape[1] > 1 for weight in weights)
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)

@@ -54,6 +54,7 @@ def test_predictions_under_other_folds_are_not_found(store: PredictionStore, cha
     _write(store, 1, "held-out")
     other = PredictionStore(store.root, dataclasses.replace(store.data, **change))  # type: ignore[arg-type]
     assert not other.has(CONFIG, 1, "held-out")
+    assert other.folder(CONFIG, 1, "held-out") != store.folder(CONFIG, 1, "held-out"), "one would replace the other"
 
 
 def test_no_stamp_of_held_out_frames_names_a_frame_twice(store: PredictionStore) -> None:
