@@ -80,7 +80,12 @@ def start_ray(address: str | None = None) -> None:
         )
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"no Ray cluster answers at {joins!r} ({reason}); check --address, or leave it out") from None
+        if joins:
+            raise ConfigError(
+                f"no Ray cluster answers at {joins!r} ({reason}); check --address or leave it out, and export "
+                "RAY_AUTH_MODE=token where the cluster asks for a token"
+            ) from None
+        raise ConfigError(f"Ray does not start on this machine ({reason}); see /tmp/ray/session_latest/logs") from None
 
 
 def _knock(address: str) -> None:
