@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check bench setup clean
 
 setup: .venv/.installed
 
@@ -25,6 +25,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_floors.py
+
+bench: setup
+	$(BIN)/python benchmarks/dilated_convolutions.py
 
 clean:
 	rm -rf .venv build *.egg-info

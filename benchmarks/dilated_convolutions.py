@@ -1,0 +1,63 @@
+"""Training steps of DeepLabV3 on a processor: our dilated convolutions against torch's own, in turn, in one process.
+
+python benchmarks/dilated_convolutions.py [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ensemble_tune.ensemble import base_model
+from ensemble_tune.ensemble.base_model import BaseModel, build_base_model
+from ensemble_tune.ensemble.config import BaseConfig
+
+_BATCH, _CLASSES, _STEPS = 8, 11, 3
+_SIZES = ((96, 128), (120, 160))
+
+
+def main(rounds: int) -> None:
+    """Prints images a second on one thread, and the ratio; medians with their extremes."""
+    torch.set_num_threads(1)
+    print("architecture   encoder       size     torch  ours   ours/torch (median, least, most)")
+    for architecture in ("deeplabv3", "deeplabv3plus"):
+        for encoder in ("mobilenet_v2", "resnet18"):
+            for size in _SIZES:
+                config = BaseConfig(architecture=architecture, encoder=encoder, size=size)
+                ours = build_base_model(config, _CLASSES)
+                with mock.patch.object(base_model, "speed_up_dilations"):
+                    theirs = build_base_model(config, _CLASSES)
+                pairs = [(images_per_second(theirs, size), images_per_second(ours, size)) for _ in range(rounds)]
+                ratios = [mine / other for other, mine in pairs]
+                medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
+                print(
+                    f"{architecture:14} {encoder:12} {size[0]:4}x{size[1]:<4} {medians[0]:6.1f} {medians[1]:6.1f}"
+                    f"   {statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})",
+                    flush=True,
+                )
+
+
+def images_per_second(model: BaseModel, size: tuple[int, int]) -> float:
+    """Images a second of a few whole training steps, after one to warm up."""
+    optimiser = torch.optim.AdamW(model.train().parameters(), fused=True)
+    images = torch.randint(0, 256, (_BATCH, 3, *size), dtype=torch.uint8)
+    labels = torch.randint(0, _CLASSES, (_BATCH, *size))
+    started = 0.0
+    for step in range(_STEPS + 1):
+        if step == 1:
+            started = time.perf_counter()
+        optimiser.zero_grad()
+        torch.autograd.backward(F.cross_entropy(model(images), labels))
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    return _BATCH * _STEPS / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
