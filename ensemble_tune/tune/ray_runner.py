@@ -15,6 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +201,9 @@ class _Events(TrialScheduler):
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial's worker died; Tune starts the trial again, or tells `_Proposals` that it is over."""
-        lines = str(trial.get_error() or "").strip().splitlines()
+        # Tune's own `get_error` reads a copy that may not have been made yet.
+        file = Path(trial.error_file or "")
+        lines = file.read_text(encoding="utf-8").strip().splitlines() if file.is_file() else []
         if lines:
             self.deaths[trial.trial_id] = lines[-1].strip()
 

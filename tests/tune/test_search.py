@@ -29,6 +29,7 @@ def local_ray() -> Iterator[str]:
     """A Ray for all tests, by its address."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Where workers find the trial.
+        ray.shutdown()  # Another module's Ray, whose workers would not.
         start_ray()
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
