@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ensemble_tune.ensemble import base_model
 from ensemble_tune.ensemble.base_model import BaseModel, build_base_model
 from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.dilation import speed_up_dilations
 
 _BATCH, _CLASSES, _STEPS = 8, 11, 3
 _SIZES = ((96, 128), (120, 160))
@@ -25,6 +26,11 @@ _SIZES = ((96, 128), (120, 160))
 def main(rounds: int) -> None:
     """Prints images a second on one thread, and the ratio; medians with their extremes."""
     torch.set_num_threads(1)
+    print("error of a dilated depthwise convolution's weight gradient in bfloat16, as a share of its largest value")
+    for size in ((12, 16), (24, 32), (48, 64)):
+        print(
+            f"{size[0]:4}x{size[1]:<4} torch {gradient_error(False, size):.3f}  ours {gradient_error(True, size):.3f}"
+        )
     print("architecture   encoder       size     torch  ours   ours/torch (median, least, most)")
     for architecture in ("deeplabv3", "deeplabv3plus"):
         for encoder in ("mobilenet_v2", "resnet18"):
@@ -41,6 +47,21 @@ def main(rounds: int) -> None:
                     f"   {statistics.median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})",
                     flush=True,
                 )
+
+
+def gradient_error(ours: bool, size: tuple[int, int]) -> float:
+    """Of the weights of one convolution, bfloat16 and channels last, against float32."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(96, 96, 3, padding=2, dilation=2, groups=96)
+    features, upstream = torch.randn(2, 96, *size), torch.randn(2, 96, *size)
+    (truth,) = torch.autograd.grad(convolution(features), [convolution.weight], upstream)
+    if ours:
+        speed_up_dilations(convolution)
+    low, last = torch.bfloat16, torch.channels_last
+    convolution.to(low).to(memory_format=last)
+    output = convolution(features.to(low).to(memory_format=last))
+    (found,) = torch.autograd.grad(output, [convolution.weight], upstream.to(low).to(memory_format=last))
+    return ((found.float() - truth).abs().max() / truth.abs().max()).item()
 
 
 def images_per_second(model: BaseModel, size: tuple[int, int]) -> float:
