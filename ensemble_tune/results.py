@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,11 +17,10 @@ from ensemble_tune.fused import simple_scores
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, rank
 
-_SHOWN_SCORES = ("miou", "small_miou", "pixel_accuracy")
 _BARS = " ▏▎▍▌▋▊▉█"
 _TITLES = {
     "base": "Base models, scored on val",
-    "fold": "Fold trainings, scored on the frames that they held out",
+    "fold": "Fold trainings, scored on the frames that they held out, fold 0 on val",
     "meta": "Fusions, scored on val",
     "final": "Final training",
 }
@@ -102,17 +102,16 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
     ranked = rank(records, "max")
     counts = {status: sum(record.status is status for record in records) for status in Status}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    table = Table(title=f"{_TITLES[stage]} ({said})", title_justify="left", title_style="bold")
+    # Narrow enough for a terminal of 80 columns; what is left out is on each trial's own page.
+    table = Table(title=f"{_TITLES[stage]} ({said})", title_justify="left", title_style="bold", box=SIMPLE, padding=0)
     table.add_column("trial", no_wrap=True)
-    for score in _SHOWN_SCORES:
-        table.add_column(score.replace("_", " "), justify="right")
-    for column in ("epoch", "seconds"):
-        table.add_column(column, justify="right")
+    for column in ("miou", "small", "epoch", "s"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("what")
     table.add_column("status")
     rest = [record for record in records if record not in ranked]
     for record in [*ranked, *rest][:top]:
-        scores = [_number(record.scores.get(score, math.nan)) for score in _SHOWN_SCORES]
+        scores = [_number(record.scores.get(score, math.nan)) for score in ("miou", "small_miou")]
         epoch = f"{record.best_epoch or '-'}/{record.epochs}"
         what = " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
         table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", what, record.error or record.status.value)
@@ -128,11 +127,11 @@ def _pairs(title: str, values: Mapping[str, object]) -> Table:
 
 def _curve(rows: Sequence[EpochRecord], best_epoch: int | None) -> Table:
     table = Table(title="Learning curve", title_justify="left")
-    names = [name for name in ("train_loss", "loss", *_SHOWN_SCORES) if any(name in row.scores for row in rows)]
+    names = [name for name in ("train_loss", "loss", "miou") if any(name in row.scores for row in rows)]
     table.add_column("epoch", justify="right")
     for name in (*names, "seconds"):
         table.add_column(name.replace("_", " "), justify="right")
-    table.add_column("miou")
+    table.add_column("")
     for row in rows:
         mark = " best" if row.epoch == best_epoch else ""
         score = row.scores.get("miou", math.nan)
@@ -146,7 +145,7 @@ def _classes(ious: Mapping[str, float], epoch: int | None) -> Table:
     table.add_column("class")
     table.add_column("IoU", justify="right")
     table.add_column("")
-    for name, iou in ious.items():
+    for name, iou in sorted(ious.items(), key=lambda each: (math.isnan(each[1]), -each[1])):
         table.add_row(name, _number(iou), _bar(iou, 20))
     return table
 

@@ -317,6 +317,13 @@ def test_a_cluster_that_does_not_answer_is_one_line(tiles: Path, tmp_path: Path,
     assert "127.0.0.1:1" in ended.refused() and "--address" in ended.refused()
 
 
+def test_a_refusal_right_after_reading_the_ledger_ends_in_order(tmp_path: Path) -> None:
+    # The process ends while Arrow's threads may still be at work.
+    out = usual_run(tmp_path)
+    for _ in range(6):
+        assert "has no trial 'base-9000'" in _subprocess("results", out, "--trial", "base-9000").refused()
+
+
 def _subprocess(*words: object) -> Ended:
     ended = subprocess.run(
         [sys.executable, "-m", "ensemble_tune", *(str(word) for word in words)],

@@ -36,7 +36,7 @@ def test_every_stage_has_a_table_with_the_best_trial_first(tmp_path: Path) -> No
     text = shown(leaderboard(usual_run(tmp_path)))
     assert "Base models, scored on val (2 finished, 1 failed)" in text
     assert "Fusions, scored on val (4 finished)" in text
-    order = [line.split()[1] for line in text.splitlines() if "│ base-" in line or "│ meta-" in line]
+    order = [line.split()[0] for line in text.splitlines() if line.startswith((" base-", " meta-"))]
     assert order == [
         "base-0001",
         "base-0000",

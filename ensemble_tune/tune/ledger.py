@@ -295,8 +295,10 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        # Opened once: by its path, a part that the writer replaces meanwhile would be read half old, half new.
-        with path.open("rb") as file:
+        # Opened once: by its path, a part that the writer replaces meanwhile would be read half old, half new. By
+        # Arrow, whose threads may outlive this call: one that lets go of a file of Python's while the interpreter
+        # ends takes the whole process down.
+        with pa.OSFile(str(path), "rb") as file:
             return pq.read_table(file, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
