@@ -27,7 +27,7 @@ check: setup
 	$(BIN)/python -m pytest tests/test_floors.py
 
 bench: setup
-	$(BIN)/python benchmarks/dilated_convolutions.py
+	$(BIN)/python benchmarks/layers.py
 
 clean:
 	rm -rf .venv build *.egg-info

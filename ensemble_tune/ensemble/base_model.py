@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble_tune.ensemble.config import BaseConfig, Precision, format_size
-from ensemble_tune.ensemble.dilation import speed_up_dilations
 from ensemble_tune.ensemble.encoder_weights import check_encoder_weights, is_hub_name, load_encoder_weights
+from ensemble_tune.ensemble.layers import speed_up
 from ensemble_tune.ensemble.precision import autocast
 from ensemble_tune.errors import ConfigError, suggest
 
@@ -77,7 +77,7 @@ def build_base_model(config: BaseConfig, classes: int, *, pretrained: bool = Tru
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         network = _network(config, classes, hub)
-    speed_up_dilations(network)
+    speed_up(network)
     if weights is not None and hub is None:
         load_encoder_weights(network.encoder, config.encoder, Path(weights))
     # Here rather than where it is trained: a model that is only used must round as it did when it was scored.

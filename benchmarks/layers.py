@@ -1,6 +1,6 @@
-"""Training steps of DeepLabV3 on a processor: our dilated convolutions against torch's own, in turn, in one process.
+"""Training steps on a processor: our layers against torch's own, in turn, in one process.
 
-python benchmarks/dilated_convolutions.py [ROUNDS]
+python benchmarks/layers.py [ROUNDS]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ensemble_tune.ensemble import base_model
 from ensemble_tune.ensemble.base_model import BaseModel, build_base_model
 from ensemble_tune.ensemble.config import BaseConfig
-from ensemble_tune.ensemble.dilation import speed_up_dilations
+from ensemble_tune.ensemble.layers import speed_up
 
 _BATCH, _CLASSES, _STEPS = 8, 11, 3
 _SIZES = ((96, 128), (120, 160))
@@ -32,12 +32,12 @@ def main(rounds: int) -> None:
             f"{size[0]:4}x{size[1]:<4} torch {gradient_error(False, size):.3f}  ours {gradient_error(True, size):.3f}"
         )
     print("architecture   encoder       size     torch  ours   ours/torch (median, least, most)")
-    for architecture in ("deeplabv3", "deeplabv3plus"):
+    for architecture in ("unet", "unetplusplus", "deeplabv3", "deeplabv3plus"):
         for encoder in ("mobilenet_v2", "resnet18"):
             for size in _SIZES:
                 config = BaseConfig(architecture=architecture, encoder=encoder, size=size)
                 ours = build_base_model(config, _CLASSES)
-                with mock.patch.object(base_model, "speed_up_dilations"):
+                with mock.patch.object(base_model, "speed_up"):
                     theirs = build_base_model(config, _CLASSES)
                 pairs = [(images_per_second(theirs, size), images_per_second(ours, size)) for _ in range(rounds)]
                 ratios = [mine / other for other, mine in pairs]
@@ -56,7 +56,7 @@ def gradient_error(ours: bool, size: tuple[int, int]) -> float:
     features, upstream = torch.randn(2, 96, *size), torch.randn(2, 96, *size)
     (truth,) = torch.autograd.grad(convolution(features), [convolution.weight], upstream)
     if ours:
-        speed_up_dilations(convolution)
+        speed_up(convolution)
     low, last = torch.bfloat16, torch.channels_last
     convolution.to(low).to(memory_format=last)
     output = convolution(features.to(low).to(memory_format=last))
