@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ensemble_tune.tune.resources import Resources as Resources
     from ensemble_tune.tune.search import Search as Search
     from ensemble_tune.tune.search_space import SearchSpace as SearchSpace
+    from ensemble_tune.tune.workers import Workers as Workers
 
 # Imported when first asked for, so that reading a ledger or printing help imports no torch.
 _HOME = {
@@ -54,6 +55,7 @@ _HOME = {
     "Settings": "settings",
     "TrainedEnsemble": "ensemble.trained_ensemble",
     "Trial": "trial",
+    "Workers": "tune.workers",
     "export_best": "export",
     "run_all": "run",
     "search_base": "base_search",

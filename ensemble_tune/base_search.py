@@ -55,8 +55,7 @@ def search_base(
         max_epochs=epochs,
         space=chosen.fixed(**fixed),
         scheduler=scheduler,
-        resources=settings.resources,
-        address=settings.address,
+        workers=settings.workers,
         provenance={"data": data.dataset().digest},
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
@@ -83,5 +82,5 @@ def _check(space: SearchSpace, data: StageData) -> None:
     fixed = {name: value for name, value in space.fixed_values().items() if name in ("size", "epochs")}
     for values in space.combinations(_BUILT):
         config = BaseConfig.from_params(fixed | values)
-        data.check_batch(config)
+        data.check(config)
         check_base_model(config)

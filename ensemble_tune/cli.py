@@ -19,6 +19,7 @@ from ensemble_tune.cli_options import (
     Address,
     Bases,
     Cache,
+    CacheLimit,
     Cpu,
     Cpus,
     Data,
@@ -77,6 +78,7 @@ def search_base(
     folds: Folds = 3,
     seed: Seed = 0,
     cache: Cache = None,
+    cache_limit: CacheLimit = 100.0,
     cpus: Cpus = 1,
     gpus: Gpus = None,
     cpu: Cpu = False,
@@ -85,7 +87,7 @@ def search_base(
     """Stage 1: search base models."""
     from ensemble_tune.base_search import search_base as search
 
-    settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
+    settings = _settings(data, out, cache, cache_limit, folds, seed, cpus, gpus, cpu, address)
     search(
         settings,
         space=space,
@@ -117,6 +119,7 @@ def search_meta(
     folds: Folds = 3,
     seed: Seed = 0,
     cache: Cache = None,
+    cache_limit: CacheLimit = 100.0,
     cpus: Cpus = 1,
     gpus: Gpus = None,
     cpu: Cpu = False,
@@ -125,7 +128,7 @@ def search_meta(
     """Stage 2: train the members' folds, then search fusions of their out-of-fold predictions."""
     from ensemble_tune.meta_search import search_meta as search
 
-    settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
+    settings = _settings(data, out, cache, cache_limit, folds, seed, cpus, gpus, cpu, address)
     warn_of_leak(stacking)
     search(
         settings,
@@ -164,6 +167,7 @@ def run(
     folds: Folds = 3,
     seed: Seed = 0,
     cache: Cache = None,
+    cache_limit: CacheLimit = 100.0,
     cpus: Cpus = 1,
     gpus: Gpus = None,
     cpu: Cpu = False,
@@ -172,7 +176,7 @@ def run(
     """Everything in one go: both searches, export to OUT/best.toml, final training in OUT/final."""
     from ensemble_tune.run import run_all
 
-    settings = _settings(data, out, cache, folds, seed, cpus, gpus, cpu, address)
+    settings = _settings(data, out, cache, cache_limit, folds, seed, cpus, gpus, cpu, address)
     warn_of_leak(stacking)
     result = run_all(
         settings,
@@ -235,6 +239,7 @@ def train(
     size: Annotated[str | None, typer.Option(help="In place of the manifest's own, HEIGHTxWIDTH in pixels.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the bases' own.")] = None,
     cache: Cache = None,
+    cache_limit: CacheLimit = 100.0,
     cpus: Cpus = 1,
     gpus: Gpus = None,
     cpu: Cpu = False,
@@ -250,7 +255,7 @@ def train(
     where = data or read.data
     if where is None:
         raise ConfigError(f"{manifest} does not say where the data is; add --data DATA")
-    settings = _settings(where, out, cache, read.folds, seed or 0, cpus, gpus, cpu, address)
+    settings = _settings(where, out, cache, cache_limit, read.folds, seed or 0, cpus, gpus, cpu, address)
     print_final(out, train_ensemble(read, settings, with_val=with_val))
 
 
@@ -303,6 +308,7 @@ def _settings(
     data: str,
     out: Path,
     cache: Path | None,
+    cache_limit: float,
     folds: int,
     seed: int,
     cpus: float,
@@ -312,14 +318,15 @@ def _settings(
 ) -> Settings:
     from ensemble_tune.settings import Settings, default_cache
     from ensemble_tune.tune.resources import Resources
+    from ensemble_tune.tune.workers import Workers
 
     return Settings(
         data=data,
         out=out,
         cache=cache or default_cache(),
+        cache_limit=cache_limit,
         folds=folds,
         seed=seed,
-        resources=Resources(cpus=cpus, gpus=0.0 if cpu else gpus),
-        address=address,
+        workers=Workers(Resources(cpus=cpus, gpus=0.0 if cpu else gpus), address),
         on_trial=print_trial,
     )

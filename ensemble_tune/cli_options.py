@@ -29,6 +29,7 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=Fa
 Cache = Annotated[
     Path | None, typer.Option(help="Decoded frames, local to each machine. (default: ~/.cache/ensemble_tune)")
 ]
+CacheLimit = Annotated[float, typer.Option(help="GiB that decoded frames may take; those unused for longest go first.")]
 Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut into for out-of-fold predictions.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of proposals, weights, frame order and augmentation.")]
 Cpus = Annotated[float, typer.Option("--cpus-per-trial", help="Processor cores a trial.")]

@@ -15,7 +15,8 @@ from ensemble_tune.tune.record import Status, TrialRecord, rank
 from ensemble_tune.tune.search import versions
 
 EXPORTS = "exports"
-_META_TRIAL = "meta_trial"
+META_TRIAL = "meta_trial"
+"""The key of the exported trial in a manifest's origin."""
 _OWN = ("members", "bases", "deploy", "stacking", "folds")
 
 
@@ -37,7 +38,7 @@ def export_best(out: str | Path, to: str | Path, *, data: str | None = None) -> 
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
     make_folder(to.absolute().parent)
     manifest = _manifest(ranked, {record.trial: record for record in records if record.stage == "base"}, data)
-    manifest.save(out / EXPORTS / f"{manifest.origin[_META_TRIAL]}.toml")
+    manifest.save(out / EXPORTS / f"{manifest.origin[META_TRIAL]}.toml")
     manifest.save(to)
     return manifest
 
@@ -45,7 +46,7 @@ def export_best(out: str | Path, to: str | Path, *, data: str | None = None) -> 
 def exported_trials(out: Path) -> frozenset[str]:
     """The trials that exports of a run name; their weights are never removed. Raises ConfigError for a damaged file."""
     manifests = [EnsembleManifest.load(path) for path in sorted((out / EXPORTS).glob("*.toml"))]
-    named = {name for manifest in manifests for name in (*manifest.trials, manifest.origin.get(_META_TRIAL, ""))}
+    named = {name for manifest in manifests for name in (*manifest.trials, manifest.origin.get(META_TRIAL, ""))}
     return frozenset(named - {""})
 
 
@@ -66,7 +67,7 @@ def _manifest(ranked: list[TrialRecord], bases: dict[str, TrialRecord], data: st
         data_digest=best.provenance.get("data"),
         trials=tuple(names),
         scores=_scores(ranked),
-        origin={**versions(), **best.provenance, _META_TRIAL: best.trial},
+        origin={**versions(), **best.provenance, META_TRIAL: best.trial},
     )
 
 

@@ -16,10 +16,12 @@ from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.trained_ensemble import assemble, models_of
 from ensemble_tune.errors import RunError
+from ensemble_tune.export import META_TRIAL
 from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.storage import write_text
+from ensemble_tune.trained_before import trained_before
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
@@ -41,22 +43,22 @@ class FinalResult:
 
 
 def train(
-    manifest: EnsembleManifest, settings: Settings, *, with_val: bool = False, predictions: Path | None = None
+    manifest: EnsembleManifest, settings: Settings, *, with_val: bool = False, run: Path | None = None
 ) -> FinalResult:
     """Trains every member and the fusion as the manifest says, then measures the ensemble on test, once.
 
-    with_val: whether val is trained on too. predictions: a run's saved predictions, to use where they fit. Members,
-    folds and fusion are trials in settings.out's ledger, so an interrupted training goes on. Raises an
-    EnsembleTuneError for whatever a user can mend.
+    with_val: whether val is trained on too. run: the run folder that the manifest was exported from; what was trained
+    and predicted there on the same frames is not done again. Members, folds and fusion are trials in settings.out's
+    ledger, so an interrupted training goes on. Raises an EnsembleTuneError for whatever a user can mend.
     """
     for base in manifest.bases:
         check_base_model(base)
     settings = replace(settings, folds=manifest.folds)
     data = settings.stage_data(with_val=with_val)
     for base in manifest.bases:
-        data.check_batch(base)
+        data.check(base)
     if manifest.fusion.trained:
-        data.check_batch(manifest.fusion)
+        data.check(manifest.fusion)
     classes = data.dataset().spec.classes
     if manifest.classes and manifest.classes != classes:
         raise RunError(
@@ -64,14 +66,17 @@ def train(
             "give the data that the manifest was exported from"
         )
     manifest = replace(manifest, classes=classes)
-    store = PredictionStore(predictions or settings.out.absolute() / PREDICTIONS, data)
-    members = _train_members(manifest, settings, data, store)
-    fusion = _train_fusion(manifest, settings, data, store) if manifest.fusion.trained else None
-    weights = [[_weights(settings.out, trial) for trial in trials] for trials in members]
-    folder = settings.out / ENSEMBLE_FOLDER
-    assemble(folder, manifest, weights, None if fusion is None else _weights(settings.out, fusion))
-    split = measured_split(data)
-    scores = _measure(manifest, settings, data, split) if split else {}
+    store = PredictionStore((run or settings.out).absolute() / PREDICTIONS, data)
+    if with_val or manifest.data_digest != data.dataset().digest:
+        run = None  # that run saw other frames
+    with settings.workers:
+        members = _train_members(manifest, settings, data, store, run)
+        fusion = _train_fusion(manifest, settings, data, store, run) if manifest.fusion.trained else None
+        weights = [[_weights(settings.out, trial) for trial in trials] for trials in members]
+        folder = settings.out / ENSEMBLE_FOLDER
+        assemble(folder, manifest, weights, None if fusion is None else _weights(settings.out, fusion))
+        split = measured_split(data)
+        scores = _measure(manifest, settings, data, split) if split else {}
     known = {name: score for name, score in scores.items() if not math.isnan(score)}
     write_text(settings.out / METRICS, json.dumps({"split": split, "scores": known}, indent=1))
     return FinalResult(folder=folder, split=split, scores=scores)
@@ -85,12 +90,17 @@ def measured_split(data: StageData) -> str | None:
 
 
 def _train_members(
-    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore
+    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Path | None
 ) -> list[list[TrialRecord]]:
     """For each member the trials whose models are deployed; trains the others that the fusion learns from too."""
     learns = manifest.fusion.trained
     parts = predicted_parts(data, manifest.deploy, manifest.stacking) if learns else {}
-    trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts)
+    starts = {}
+    for place, (name, base) in enumerate(zip(manifest.trials, manifest.bases, strict=False), start=1):
+        before = trained_before(run, name, base) if run is not None else None
+        if before is not None:
+            starts[str(place)] = before
+    trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts, starts=starts)
     deployed = models_of(manifest)
     others = [fold for fold in parts if fold not in deployed]
     points: list[Point] = [
@@ -111,7 +121,7 @@ def _train_members(
 
 
 def _train_fusion(
-    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore
+    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Path | None
 ) -> TrialRecord:
     """The trial whose weights are the fusion's."""
     library = {str(place): base for place, base in enumerate(manifest.bases, start=1)}
@@ -125,7 +135,8 @@ def _train_fusion(
         ENSEMBLE: manifest.digest(),
         WITH_VAL: data.with_val,
     }
-    trial = MetaTrial(data=data, store=store.root, library=library)
+    before = trained_before(run, manifest.origin.get(META_TRIAL, ""), manifest.fusion) if run is not None else None
+    trial = MetaTrial(data=data, store=store.root, library=library, start=before)
     return train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)[0]
 
 

@@ -15,13 +15,13 @@ from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.export import exported_trials
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
+from ensemble_tune.trained_before import trained_before
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
 from ensemble_tune.tune.search import Search, SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
-from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
 STAGE = "meta"
 _AUTO = 3
@@ -73,8 +73,7 @@ def search_meta(
         space=meta_space.fixed(**fixed),
         points=[{**fixed, "kind": "mean", BASES: subset} for subset in simple],
         scheduler=scheduler,
-        resources=settings.resources,
-        address=settings.address,
+        workers=settings.workers,
         provenance={"data": data.dataset().digest},
         comparable=("size", "epochs", DEPLOY, STACKING, FOLDS),
         protected=exported_trials(settings.out),
@@ -82,8 +81,9 @@ def search_meta(
         on_end=settings.on_trial,
     )
     search.check()
-    predict_members(settings, data, members, deploy, stacking)
-    return search.run()
+    with settings.workers:
+        predict_members(settings, data, members, deploy, stacking)
+        return search.run()
 
 
 def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
@@ -148,15 +148,8 @@ def predict_members(
         fold = int(point[FOLD])
         return all(store.has(members[str(point[MEMBER])], fold, part) for part in parts[fold])
 
-    starts = {
-        name: checkpoint
-        for name, config in members.items()
-        if (
-            checkpoint := TrialFolder(settings.out.absolute() / CHECKPOINTS / name).at(
-                config.stop_epoch or config.epochs
-            )
-        )
-    }
+    found = {name: trained_before(settings.out, name, config) for name, config in members.items()}
+    starts = {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
     trial = BaseTrial(data=data, store=store.root, parts=parts, starts=starts)
     digest = data.dataset().digest
     train_points(settings, stage="fold", trial=trial, points=points, data_digest=digest, done=predicted, keep=0)
@@ -190,7 +183,7 @@ def checked_space(source: str | Path, data: StageData, *, size: str, epochs: int
     names = [name for name in MetaConfig.field_names() if name not in ("seed", "stop_epoch", "size", "epochs")]
     space.check([*names, BASES], accepts)
     for values in space.combinations(["batch_size"]):
-        data.check_batch(MetaConfig.from_params(values))
+        data.check(MetaConfig.from_params({"size": size, **values}))
     return space
 
 

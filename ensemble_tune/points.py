@@ -46,8 +46,7 @@ def train_points(
             points=wanted,
             again=True,
             belongs=lambda record: any(record.is_of(point) for point in wanted),
-            resources=settings.resources,
-            address=settings.address,
+            workers=settings.workers,
             provenance={"data": data_digest},
             on_end=settings.on_trial,
         )

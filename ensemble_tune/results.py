@@ -136,7 +136,7 @@ def _curve(rows: Sequence[EpochRecord], best_epoch: int | None) -> Table:
         mark = " best" if row.epoch == best_epoch else ""
         score = row.scores.get("miou", math.nan)
         cells = [_number(row.scores.get(name, math.nan)) for name in names]
-        table.add_row(str(row.epoch), *cells, f"{sum(row.seconds.values()):.1f}", _bar(score, 20) + mark)
+        table.add_row(str(row.epoch), *cells, f"{row.busy:.1f}", _bar(score, 20) + mark)
     return table
 
 

@@ -12,7 +12,7 @@ from ensemble_tune.errors import ConfigError
 from ensemble_tune.export import export_best
 from ensemble_tune.final_training import FinalResult, train
 from ensemble_tune.meta_search import checked_space, members_to_be, search_meta
-from ensemble_tune.settings import PREDICTIONS, Settings
+from ensemble_tune.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +55,27 @@ def run_all(
             f"--meta-trials must be at least 0 and --meta-epochs at least 1, but got {meta_trials} and {meta_epochs}"
         )
     checked_space(meta_space, data, size=working, epochs=meta_epochs, members=members)
-    search_base(
-        settings,
-        space=base_space,
-        trials=base_trials,
-        epochs=base_epochs,
-        size=size,
-        encoder_weights=encoder_weights,
-        sampler=sampler,
-        scheduler=scheduler,
-    )
-    search_meta(
-        settings,
-        space=meta_space,
-        trials=meta_trials,
-        epochs=meta_epochs,
-        bases=bases,
-        deploy=deploy,
-        stacking=stacking,
-        sampler=sampler,
-    )
-    manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
-    # Out-of-fold predictions of a config are the same in both, so the final training need not repeat them.
-    predictions = settings.out.absolute() / PREDICTIONS
-    final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, predictions=predictions)
+    with settings.workers:
+        search_base(
+            settings,
+            space=base_space,
+            trials=base_trials,
+            epochs=base_epochs,
+            size=size,
+            encoder_weights=encoder_weights,
+            sampler=sampler,
+            scheduler=scheduler,
+        )
+        search_meta(
+            settings,
+            space=meta_space,
+            trials=meta_trials,
+            epochs=meta_epochs,
+            bases=bases,
+            deploy=deploy,
+            stacking=stacking,
+            sampler=sampler,
+        )
+        manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
+        final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, run=settings.out)
     return RunResult(manifest=manifest, final=final)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, GIB
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.storage import make_folder
 from ensemble_tune.tune.record import TrialRecord
-from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.workers import Workers
 
 PREDICTIONS = "predictions"
 METRIC = "miou"
@@ -32,14 +34,14 @@ class Settings:
     """The run folder: ledger, checkpoints, predictions."""
     cache: Path = field(default_factory=default_cache)
     """Decoded frames; local to each machine."""
+    cache_limit: float = DEFAULT_LIMIT / GIB
+    """GiB that decoded frames may take; those unused for longest go first."""
     folds: int = 3
     """Blocks that the training frames are cut into for out-of-fold predictions."""
     seed: int = 0
     """Proposals, initial weights, the order of frames, augmentation."""
-    resources: Resources = field(default_factory=Resources)
-    """One trial's share of a machine."""
-    address: str | None = None
-    """A Ray cluster; None starts Ray on this machine."""
+    workers: Workers = field(default_factory=Workers)
+    """Where trials run, and each one's share of a machine."""
     on_trial: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends, for example to print it."""
 
@@ -49,14 +51,17 @@ class Settings:
 
     def stage_data(self, *, with_val: bool = False) -> StageData:
         """The frames as trials see them; the data set is checked at once. Raises DataError or ConfigError."""
+        if not 0 < self.cache_limit < math.inf:
+            raise ConfigError(f"--cache-limit must be above 0 GiB, but got {self.cache_limit}; try 100")
         make_folder(self.cache)
         data = StageData(
             data=self.data if self.data.partition(":")[0] == "synthetic" else str(Path(self.data).absolute()),
             cache=self.cache.absolute(),
+            cache_limit=int(self.cache_limit * GIB),
             folds=self.folds,
             with_val=with_val,
-            threads=self.resources.threads,
-            device="cpu" if self.resources.gpus == 0 else "auto",
+            threads=self.workers.resources.threads,
+            device="cpu" if self.workers.resources.gpus == 0 else "auto",
         )
         frames = len(data.dataset().splits["train"])
         if not 2 <= self.folds <= frames:

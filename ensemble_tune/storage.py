@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ensemble_tune.errors import ConfigError
 
-_ASIDE = ".partial-"
+PARTIAL = ".partial-"
+"""What the name of a file or folder begins with that is being written or removed."""
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Iterator[Path]:
     within: the folder to write in, on the same file system; None is the folder of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = (within or path.parent) / f"{_ASIDE}{uuid.uuid4().hex}-{path.name}"
+    aside = (within or path.parent) / f"{PARTIAL}{uuid.uuid4().hex}-{path.name}"
     try:
         yield aside
         _flush(aside)
@@ -41,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder to fill; on success it becomes `path` in place of an older one, on failure it goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
+    aside = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}-{path.name}")
     aside.mkdir()
     try:
         yield aside
@@ -69,19 +70,19 @@ def remove_folder(path: Path) -> None:
     """Removes a folder so that it is there whole or not at all; a folder that is not there is fine."""
     if not path.exists():
         return
-    aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}-{path.name}")
+    aside = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}-{path.name}")
     path.replace(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_partial(path: Path) -> bool:
     """Whether `path` was being written or removed when its process died."""
-    return path.name.startswith(_ASIDE)
+    return path.name.startswith(PARTIAL)
 
 
 def remove_partial(folder: Path) -> None:
     """Clears what dead processes left half-written directly in `folder`; call it only as the folder's one writer."""
-    for path in folder.glob(f"{_ASIDE}*"):
+    for path in folder.glob(f"{PARTIAL}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

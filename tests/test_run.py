@@ -1,5 +1,6 @@
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 from tiny_run import BASE_TRIALS, FOLDS, META_TRIALS, Finished, assert_whole, epochs_of, run_tiny, trials_of
@@ -40,6 +41,13 @@ def test_the_same_call_again_trains_nothing(finished: Finished, tiles: Path, tmp
     assert [trials_of(folder) for folder in (out, out / "final")] == before
 
 
+def test_a_final_training_in_a_run_trains_nothing_again(finished: Finished) -> None:
+    """The search has trained the members and the fusion on the very same frames."""
+    trials = trials_of(finished.out / "final")
+    assert {trial.trial: 1 for trial in trials} == Counter(row.trial for row in epochs_of(finished.out / "final"))
+    assert any("fold" in trial.params for trial in trials)
+
+
 def test_a_final_training_in_a_run_repeats_no_fold(finished: Finished) -> None:
     """Fold models that only predict for the fusion were trained by the search, and their predictions are used."""
     manifest = EnsembleManifest.load(finished.out / "best.toml")
@@ -54,4 +62,5 @@ def test_what_was_exported_scores_in_the_final_training_as_it_did_in_the_search(
     searched = {trial.trial: trial for trial in trials_of(finished.out, "base")}
     assert len(members) == len(manifest.trials) > 0
     for member, name in zip(members, manifest.trials, strict=True):
-        assert member.scores == searched[name].scores
+        assert "miou" in member.scores
+        assert member.scores == {score: searched[name].scores[score] for score in member.scores}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from ensemble_tune.ensemble.predictions import write_predictions
 from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.ensemble.training import Batch, train_epochs
-from ensemble_tune.ensemble.training_state import load_weights
+from ensemble_tune.ensemble.training_state import copy_state, load_weights
 from ensemble_tune.trial import Checkpoint, EpochResult, Params
 
 _SCORED_TOGETHER = 8
@@ -68,7 +70,7 @@ class BaseTrial:
             load_weights(model.to(device).eval(), start.folder)
             self._predict(model, config, fold, device)
             if resume is None:
-                yield EpochResult(epoch=start.epoch, scores=score(model))
+                yield EpochResult(epoch=start.epoch, scores=score(model), save=partial(copy_state, start.folder))
             return
         last = config.stop_epoch or config.epochs
         weights = class_weights(config.class_weights, training.class_frequencies())
@@ -83,7 +85,9 @@ class BaseTrial:
             resume=resume,
         ):
             if result.epoch == last:
+                started = time.perf_counter()
                 self._predict(model, config, fold, device)
+                result = replace(result, seconds={**result.seconds, "predict": time.perf_counter() - started})
             yield result
         if resume is not None and resume.epoch == last:
             self._predict(model.eval(), config, fold, device)

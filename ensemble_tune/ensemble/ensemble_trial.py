@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble_tune.ensemble.frames import Frames, load_frames
+from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import MeanFusion
 from ensemble_tune.ensemble.image_file import read_image
 from ensemble_tune.ensemble.overlay import write_mask, write_overlay
@@ -44,7 +44,7 @@ class EnsembleTrial:
             return
         device = self.data.prepare()
         ensemble = TrainedEnsemble.load(self.ensemble).to(device)
-        frames = load_frames(self.data.dataset(), self.split, ensemble.manifest.fusion.size, self.data.cache)
+        frames = self.data.split(self.split, ensemble.manifest.fusion.size)
 
         def variants(rows: Sequence[int]) -> dict[str, Tensor]:
             images = as_images([frames.image(i) for i in rows]).to(device)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import cv2
 import numpy as np
-from filelock import FileLock
 
 from ensemble_tune.ensemble.config import format_size
 from ensemble_tune.ensemble.dataset import Dataset, Frame
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
+from ensemble_tune.ensemble.disk_cache import DiskCache
 from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, read_mask, resized
-from ensemble_tune.storage import atomic_folder
-
-T = TypeVar("T")
 
 IGNORED = 255
 """The label of unlabelled pixels, whatever a data set's own masks call them."""
@@ -57,14 +53,16 @@ class StoredFrames:
     truths: Truths
 
 
-def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Path) -> StoredFrames:
+def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: DiskCache) -> StoredFrames:
     """The split's frames out of `cache`, put there first where they are missing or damaged.
 
-    size: working height and width in pixels. Raises DataError where a file cannot be read any more.
+    size: working height and width in pixels. Raises DataError where a file cannot be read any more, ConfigError where
+    the cache is too small.
     """
     frames = dataset.splits[split]
-    key = f"{dataset.digest}-{split}-{_VERSION}"
-    truths = _stored_truths(dataset.spec, frames, cache / "frames" / f"{key}-truth")
+    names = [frame.name for frame in frames]
+    beside = [_name(dataset, each, of) for each in dataset.splits for of in ("truth", format_size(size))]
+    truths = _stored_truths(dataset.spec, frames, _name(dataset, split, "truth"), beside, cache)
     images_shape, labels_shape = (len(frames), *size, 3), (len(frames), *size)
 
     def build(folder: Path) -> None:
@@ -81,10 +79,38 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Pa
         images, labels = _open(folder / "images.npy", images_shape), _open(folder / "labels.npy", labels_shape)
         return StoredFrames(images, labels, truths)
 
-    return _cached(cache / "frames" / f"{key}-{format_size(size)}", frames, build, read)
+    return cache.get(
+        _name(dataset, split, format_size(size)),
+        names,
+        need=_working_bytes(len(frames), size),
+        beside=beside,
+        build=build,
+        read=read,
+    )
 
 
-def _stored_truths(spec: DatasetSpec, frames: Sequence[Frame], folder: Path) -> Truths:
+def cached_bytes(dataset: Dataset, size: tuple[int, int]) -> int:
+    """What train and val take in a cache at a working size, their labels at full size as if all had the first's.
+
+    size: height and width in pixels.
+    """
+    splits = [frames for split, frames in dataset.splits.items() if split != "test"]
+    height, width = mask_shape(splits[0][0].mask)
+    return sum(_working_bytes(len(frames), size) + len(frames) * height * width for frames in splits)
+
+
+def _working_bytes(frames: int, size: tuple[int, int]) -> int:
+    """Images of three channels and labels."""
+    return frames * size[0] * size[1] * 4
+
+
+def _name(dataset: Dataset, split: str, of: str) -> str:
+    return f"{dataset.digest}-{split}-{_VERSION}-{of}"
+
+
+def _stored_truths(
+    spec: DatasetSpec, frames: Sequence[Frame], name: str, beside: Sequence[str], cache: DiskCache
+) -> Truths:
     """Full-size labels, which all working sizes of a split share."""
     shapes = tuple(mask_shape(frame.mask) for frame in frames)
     ends = tuple(accumulate(height * width for height, width in shapes))
@@ -98,32 +124,11 @@ def _stored_truths(spec: DatasetSpec, frames: Sequence[Frame], folder: Path) -> 
 
         _for_each_row(fill, len(frames))
 
-    return _cached(folder, frames, build, lambda folder: Truths(_open(folder / "truth.npy", (ends[-1],)), shapes, ends))
+    def read(folder: Path) -> Truths:
+        return Truths(_open(folder / "truth.npy", (ends[-1],)), shapes, ends)
 
-
-def _cached(folder: Path, frames: Sequence[Frame], build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
-    """What `read` makes of the folder, which is built anew, by one process at a time, where it is absent or unfit."""
     names = [frame.name for frame in frames]
-
-    def attempt() -> T | None:
-        try:
-            if json.loads((folder / "names.json").read_text(encoding="utf-8")) == names:
-                return read(folder)
-        except (OSError, ValueError, EOFError):
-            pass
-        return None
-
-    found = attempt()
-    if found is None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            found = attempt()
-            if found is None:
-                with atomic_folder(folder) as aside:
-                    build(aside)
-                    (aside / "names.json").write_text(json.dumps(names), encoding="utf-8")
-                found = read(folder)
-    return found
+    return cache.get(name, names, need=ends[-1], beside=beside, build=build, read=read)
 
 
 def _for_each_row(fill: Callable[[int], None], rows: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble_tune.ensemble.dataset import Dataset
+from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
 from ensemble_tune.ensemble.frame_cache import IGNORED, StoredFrames, stored_frames
 from ensemble_tune.ensemble.image_file import Pixels, read_image
 
@@ -80,15 +81,16 @@ class Frames:
         return cast(npt.NDArray[np.float64], labelled / max(1.0, labelled.sum()))
 
 
-def load_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Path) -> Frames:
+def load_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Path, limit: int = DEFAULT_LIMIT) -> Frames:
     """The frames of train, val or test at a working size.
 
     size: height and width in pixels; exact fractions of the frames' own size keep labels sharp. cache: a local folder
-    that keeps the decoded frames, safe to share between processes and data sets. Raises DataError where a file cannot
-    be read any more.
+    that keeps the decoded frames, safe to share between processes and data sets; limit: its size in bytes, beyond which
+    frames that were not used for longest go. Raises DataError where a file cannot be read any more, ConfigError where
+    the cache is too small.
     """
     frames = dataset.splits[split]
-    stored = stored_frames(dataset, split, size, cache)
+    stored = stored_frames(dataset, split, size, DiskCache(cache / "frames", limit))
     return Frames(
         classes=dataset.spec.classes,
         small=dataset.spec.small,

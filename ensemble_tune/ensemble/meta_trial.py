@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ensemble_tune.ensemble.predictions import OutOfFold, Predictions
 from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.ensemble.training import Batch, train_epochs
+from ensemble_tune.ensemble.training_state import copy_state, load_weights
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Value
 
@@ -50,6 +52,8 @@ class MetaTrial:
     """Where the members' predictions are saved."""
     library: Mapping[str, BaseConfig]
     """The base models that may be fused, by name."""
+    start: Checkpoint | None = None
+    """Where the fusion was trained before: there it is not trained again."""
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
         """Trains; scores are those of val. A fusion without weights of its own has one epoch."""
@@ -84,6 +88,12 @@ class MetaTrial:
         if not config.trained:
             if resume is None:
                 yield EpochResult(epoch=1, scores=score(fusion.to(device).eval()))
+            return
+        if self.start is not None:
+            load_weights(fusion.to(device).eval(), self.start.folder)
+            if resume is None:
+                saved = partial(copy_state, self.start.folder)
+                yield EpochResult(epoch=self.start.epoch, scores=score(fusion), save=saved)
             return
         learned_from = [self._learned_from(store, member, stacking) for member in chosen]
         weights = class_weights(config.class_weights, training.class_frequencies())

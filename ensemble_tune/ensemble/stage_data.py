@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.dataset import Dataset, open_dataset
+from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
 from ensemble_tune.ensemble.folds import assign_folds
+from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import Frames, load_frames
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.errors import ConfigError
@@ -26,6 +29,8 @@ class StageData:
     """A folder in the CamVid layout, or "synthetic"."""
     cache: Path
     """A local folder for decoded frames, one a machine."""
+    cache_limit: int = DEFAULT_LIMIT
+    """Its size in bytes."""
     folds: int = 3
     """Blocks that the training frames are cut into for out-of-fold predictions."""
     with_val: bool = False
@@ -41,19 +46,25 @@ class StageData:
 
     def training(self, size: tuple[int, int]) -> Frames:
         """All frames that may be trained on, at a working size (height, width) in pixels."""
-        frames = _frames(self.data, self.cache, "train", size)
-        return frames.join(_frames(self.data, self.cache, "val", size)) if self.with_val else frames
+        frames = self.split("train", size)
+        return frames.join(self.split("val", size)) if self.with_val else frames
 
     def held_out(self, size: tuple[int, int]) -> Frames | None:
         """The val frames; None where they are trained on."""
-        return None if self.with_val else _frames(self.data, self.cache, "val", size)
+        return None if self.with_val else self.split("val", size)
+
+    def split(self, name: str, size: tuple[int, int]) -> Frames:
+        """The frames of train, val or test at a working size."""
+        return _frames(self.data, self.cache, self.cache_limit, name, size)
 
     def fold_of(self, frames: Frames) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """(N,) fold of each training frame, in 1..folds."""
         return assign_folds(frames.names, frames.sequences, self.folds)
 
-    def check_batch(self, config: BaseConfig | MetaConfig) -> None:
-        """Raises ConfigError where an epoch would have no full batch, in the training that sees the fewest frames."""
+    def check(self, config: BaseConfig | MetaConfig) -> None:
+        """Raises ConfigError where the frames do not fit the cache, or the training that sees the fewest frames would
+        have no full batch."""
+        DiskCache(self.cache, self.cache_limit).check(cached_bytes(self.dataset(), config.size))
         splits = self.dataset().splits
         frames = splits["train"] + (splits["val"] if self.with_val else ())
         fewest = len(frames)
@@ -69,6 +80,7 @@ class StageData:
     def prepare(self) -> torch.device:
         """Gives this process its threads and chooses its device. Raises nothing: without a GPU it is the CPU."""
         torch.set_num_threads(self.threads)
+        cv2.setNumThreads(self.threads)
         return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
 
 
@@ -78,9 +90,9 @@ def _dataset(data: str, cache: Path) -> Dataset:
 
 
 @lru_cache(maxsize=8)
-def _frames(data: str, cache: Path, split: str, size: tuple[int, int]) -> Frames:
+def _frames(data: str, cache: Path, limit: int, split: str, size: tuple[int, int]) -> Frames:
     """Memory maps, so that trial after trial in one process shares them with all others."""
-    return load_frames(_dataset(data, cache), split, size, cache)
+    return load_frames(_dataset(data, cache), split, size, cache, limit)
 
 
 def shuffled_rows(config: BaseConfig | MetaConfig, epoch: int, count: int) -> Iterator[tuple[list[int], list[int]]]:

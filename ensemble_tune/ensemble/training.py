@@ -68,7 +68,7 @@ def train_epochs(
         # The only source of chance inside an epoch, and known from its number: no generator's state needs saving.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1, np.uint64)[0]))
         started = time.perf_counter()
-        train_loss = _train_epoch(state, loss, batches(epoch), epoch)
+        train_loss, load = _train_epoch(state, loss, batches(epoch), epoch)
         trained = time.perf_counter()
         model.eval()
         scores = {"train_loss": train_loss, **score(model)}
@@ -76,19 +76,21 @@ def train_epochs(
         yield EpochResult(
             epoch=epoch,
             scores=scores,
-            seconds={"train": trained - started, "evaluate": evaluated - trained},
+            seconds={"load": load, "train": trained - started - load, "evaluate": evaluated - trained},
             save=partial(state.save, epoch=epoch),
         )
 
 
-def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch], epoch: int) -> float:
-    """One pass over the training frames; returns the mean loss."""
+def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch], epoch: int) -> tuple[float, float]:
+    """One pass over the training frames; returns the mean loss, and the seconds in which steps waited for batches."""
     config, device = state.config, state.device
     between_checks = 1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS
     total = torch.zeros((), device=device)
     watched = torch.zeros((), device=device)
+    load = 0.0
     state.model.train()
-    for step, batch in zip(range(state.steps), batches, strict=True):
+    for step, (batch, waited) in zip(range(state.steps), _waiting(batches), strict=True):
+        load += waited
         overall = (epoch - 1) * state.steps + step
         rate = learning_rate(config.schedule, config.learning_rate, overall, config.epochs * state.steps)
         try:
@@ -107,7 +109,18 @@ def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch]
                 f"{epoch}, step {step + 1} of {state.steps}, learning rate {rate:.3g}; lower learning_rate, set "
                 "gradient_clip to 1, or set precision to float32"
             )
-    return total.item() / state.steps
+    return total.item() / state.steps, load
+
+
+def _waiting(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch, with the seconds that it was waited for."""
+    source = iter(batches)
+    while True:
+        asked = time.perf_counter()
+        batch = next(source, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - asked
 
 
 def _train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,26 @@ class TrainingState:
 
     def _identity(self) -> dict[str, str | int]:
         """What must be equal for one training to continue another; how far a trial goes is not part of it."""
-        return {"config": dataclasses.replace(self.config, stop_epoch=None).digest(), "steps": self.steps}
+        return {"config": _whole_schedule(self.config), "steps": self.steps}
+
+
+def holds_training_of(folder: Path, config: BaseConfig | MetaConfig) -> bool:
+    """Whether a folder holds a state of a training of `config`, however far either goes."""
+    try:
+        return _read_state(folder).get("config") == _whole_schedule(config)
+    except RunError:
+        return False
+
+
+def copy_state(source: Path, target: Path) -> None:
+    """Copies what `TrainingState.save` wrote into an existing folder."""
+    for name in (WEIGHTS_FILE, _OPTIMISER_FILE, _STATE_FILE):
+        shutil.copyfile(source / name, target / name)
+
+
+def _whole_schedule(config: BaseConfig | MetaConfig) -> str:
+    """What names a training, of which `stop_epoch` only says how much is wanted."""
+    return dataclasses.replace(config, stop_epoch=None).digest()
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class Assignment:
     trial: str
     number: int
     params: Mapping[str, Value]
+    proposed: float = field(default_factory=time.time)
+    """When it was handed out, in seconds since 1970."""
 
 
 class Conductor:
@@ -80,7 +82,7 @@ class Conductor:
         self._records: dict[str, TrialRecord] = {}
         self._curves: dict[str, dict[int, float]] = {}
         self._stopping: set[str] = set()
-        self._waiting: deque[Assignment] = deque()
+        self._waiting: deque[str] = deque()
         self._flushed = time.monotonic()
         remove_partial(checkpoints)
         self._take_up()
@@ -101,7 +103,7 @@ class Conductor:
     def next(self) -> Assignment | None:
         """The next trial to start, interrupted ones first; None when none is left."""
         if self._waiting:
-            return self._waiting.popleft()
+            return _assignment(self._records[self._waiting.popleft()])
         if self.exhausted:
             return None
         number = max((record.number for record in self._records.values()), default=-1) + 1
@@ -178,7 +180,7 @@ class Conductor:
             elif record.trial in self._stopping:
                 self.ended(record.trial)
             else:
-                self._waiting.append(_assignment(record))
+                self._waiting.append(record.trial)
         self._flush()
         self._retain(*[record for record in self.records() if record.status is not Status.RUNNING])
 

@@ -57,6 +57,7 @@ _EPOCHS = pa.schema(
         ("attempt", pa.int64()),
         pa.field("epoch", pa.int64(), nullable=False),
         ("reported", _TIME),
+        ("worker", _NAME),
     ]
 )
 _TRIALS_A_PART = 256

@@ -46,9 +46,18 @@ class EpochRecord:
     """Counted from 1."""
     scores: Mapping[str, float]
     seconds: Mapping[str, float]
-    """Wall-clock seconds by part, for example train, evaluate, checkpoint; "other" is what the trial did not name."""
+    """Wall-clock seconds by part: what the trial names, for example load, train, evaluate, then checkpoint and other;
+    in an attempt's first epoch also wait (from the proposal until a worker takes it), start (of a new worker) and
+    set_up (what the trial does before the parts that it names)."""
     reported: datetime
     """When the epoch ended, in UTC."""
+    worker: str = ""
+    """The process that trained it: host/pid."""
+
+    @property
+    def busy(self) -> float:
+        """Seconds in which the trial held a worker that was ready."""
+        return sum(value for name, value in self.seconds.items() if name not in ("wait", "start"))
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON can hold it: nan becomes null."""
@@ -61,6 +70,7 @@ class EpochRecord:
             "scores": {name: None if math.isnan(score) else score for name, score in self.scores.items()},
             "seconds": dict(self.seconds),
             "reported": self.reported.isoformat(),
+            "worker": self.worker,
         }
 
     @classmethod
@@ -75,6 +85,7 @@ class EpochRecord:
             scores={str(k): math.nan if v is None else float(v) for k, v in row["scores"].items()},
             seconds={str(k): float(v) for k, v in row["seconds"].items()},
             reported=datetime.fromisoformat(row["reported"]),
+            worker=str(row["worker"]),
         )
 
 
@@ -107,7 +118,7 @@ class TrialRecord:
     scores: Mapping[str, float] = field(default_factory=dict)
     """All scores at the best epoch."""
     seconds: float = 0.0
-    """Wall-clock seconds of all its epochs."""
+    """Wall-clock seconds that its epochs kept a worker busy."""
     error: str | None = None
     """Why it failed, in one line."""
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -133,7 +144,7 @@ class TrialRecord:
             self,
             attempt=max(self.attempt, row.attempt),
             epochs=max(self.epochs, row.epoch),
-            seconds=self.seconds + sum(row.seconds.values()),
+            seconds=self.seconds + row.busy,
             best_epoch=row.epoch if better else self.best_epoch,
             score=(None if math.isnan(score) else score) if better else self.score,
             scores=row.scores if better else self.scores,

@@ -14,11 +14,11 @@ from ensemble_tune.trial import Trial, Value
 from ensemble_tune.tune.conductor import Conductor, Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, best_of
-from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.sampler import NoSampler, OptunaSampler, Sampler
 from ensemble_tune.tune.scheduler import Scheduler, make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.trial_folder import CHECKPOINTS
+from ensemble_tune.tune.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,8 @@ class Search:
     points: Sequence[Mapping[str, Value]] = ()
     """Given parameters; a seed may be among them."""
     scheduler: str = "none"
-    resources: Resources = field(default_factory=Resources)
-    address: str | None = None
-    """A Ray cluster; None starts Ray on this machine."""
+    workers: Workers = field(default_factory=Workers)
+    """Where trials run; searches that follow each other may share them."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Written into every trial's row, for example the digest of the data."""
     again: bool = False
@@ -90,11 +89,8 @@ class Search:
                 on_end=self.on_end,
             )
             if not conductor.exhausted:
-                # Imported here: a finished search needs no Ray.
-                from ensemble_tune.tune.ray_runner import run_on_ray, start_ray
-
-                start_ray(self.address)
-                run_on_ray(conductor, self.trial, self.resources)
+                with self.workers:
+                    self.workers.run(conductor, self.trial)
         finally:
             ledger.close()
         return SearchResult(records=conductor.records(), best=best_of(conductor.records(), self.goal.mode))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 import traceback
 from collections.abc import Generator
@@ -10,13 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+import ray
+from ray.tune import Trainable
 
 from ensemble_tune.errors import EnsembleTuneError
 from ensemble_tune.trial import EpochResult, Trial
 from ensemble_tune.tune.conductor import Assignment, Goal
 from ensemble_tune.tune.record import EpochRecord, best_epoch
 from ensemble_tune.tune.trial_folder import TrialFolder
+
+_IMPORTED = time.time()
 
 REPORT = "report"
 """The key under which a result carries its `Report`."""
@@ -35,20 +40,18 @@ class Report:
     """The traceback behind `error`, for the log."""
 
 
-class RayTrial(tune.Trainable):
+class RayTrial(Trainable):
     """Runs assignment after assignment in one process, so that torch is imported once a worker."""
 
-    def setup(self, config: dict[str, Any], **stage: Any) -> None:
-        """Called by Tune in the worker; `stage` holds what all trials share: trial, goal, checkpoints."""
-        self._trial: Trial = stage["trial"]
-        self._goal: Goal = stage["goal"]
-        self._checkpoints: Path = stage["checkpoints"]
-        self._begin(config["assignment"])
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called by Tune in a new worker; config: assignment, and a reference to what all trials of its stage share."""
+        self._shared: ray.ObjectRef[Any] | None = None
+        self._begin(config["assignment"], config["shared"], since=_process_started())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Takes the next trial into the same process."""
+        """Takes the next trial, of any stage, into the same process."""
         self.cleanup()
-        self._begin(new_config["assignment"])
+        self._begin(new_config["assignment"], new_config["shared"])
         return True
 
     def cleanup(self) -> None:
@@ -57,13 +60,12 @@ class RayTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch: trained, saved, reported, in this order, so that every reported row has a checkpoint."""
-        started = time.perf_counter()
         try:
             result = next(self._epochs, None)
             if result is None:
                 report = Report(rows=self._unreported(), ended=True)
             else:
-                self._save(result, time.perf_counter() - started)
+                self._save(result)
                 report = Report(rows=self._unreported())
         except Exception as error:
             kind = "" if isinstance(error, EnsembleTuneError) else f"{type(error).__name__}: "
@@ -73,13 +75,23 @@ class RayTrial(tune.Trainable):
             )
         return {REPORT: report, "done": report.ended}
 
-    def _begin(self, assignment: Assignment) -> None:
-        """Goes on from the trial's last checkpoint, whoever wrote it."""
+    def _begin(self, assignment: Assignment, shared: ray.ObjectRef[Any], since: float | None = None) -> None:
+        """Goes on from the trial's last checkpoint, whoever wrote it; since: when this process was started for it."""
+        if shared != self._shared:
+            self._trial: Trial
+            self._goal: Goal
+            self._checkpoints: Path
+            self._trial, self._goal, self._checkpoints = ray.get(shared)
+            self._shared = shared
         self._folder = TrialFolder(self._checkpoints / assignment.trial)
         self._rows: list[EpochRecord] = []
         self._reported = 0
         self._assignment = assignment
         self._epochs = self._train()
+        waited = max(0.0, time.time() - assignment.proposed)
+        start = 0.0 if since is None else min(waited, time.time() - since)
+        self._before = {"wait": waited - start, "start": start}
+        self._mark = time.perf_counter()
 
     def _train(self) -> Generator[EpochResult]:
         """The trial's epochs; a generator, so that whatever is wrong from its first line on is the trial's failure."""
@@ -92,10 +104,11 @@ class RayTrial(tune.Trainable):
         self._reported = len(self._rows)
         return new
 
-    def _save(self, result: EpochResult, took: float) -> None:
-        """Writes the checkpoint of an epoch of `took` seconds, then removes those that are neither last nor best."""
+    def _save(self, result: EpochResult) -> None:
+        """Writes the checkpoint of an epoch, then removes those that are neither last nor best."""
         seconds = dict(result.seconds)
-        seconds["other"] = max(0.0, took - sum(seconds.values()))
+        # Whatever the trial did not name since the epoch before, Ray's part included: a worker's rows leave no gap.
+        seconds["set_up" if self._before else "other"] = max(0.0, self._lap() - sum(seconds.values()))
         row = EpochRecord(
             trial=self._assignment.trial,
             stage=self._goal.stage,
@@ -103,12 +116,27 @@ class RayTrial(tune.Trainable):
             attempt=self._attempt,
             epoch=result.epoch,
             scores={name: float(score) for name, score in result.scores.items()},
-            seconds=seconds,
+            seconds={**self._before, **seconds},
             reported=datetime.now(UTC),
+            worker=f"{socket.gethostname()}/{os.getpid()}",
         )
-        started = time.perf_counter()
+        self._before = {}
         self._folder.save(self._attempt, result, [*self._rows, row])
-        saving = time.perf_counter() - started
-        self._rows.append(replace(row, seconds={**row.seconds, "checkpoint": saving}))
+        self._rows.append(replace(row, seconds={**row.seconds, "checkpoint": self._lap()}))
         best = best_epoch(self._rows, self._goal.metric, self._goal.mode)
         self._folder.keep({result.epoch} if best is None else {result.epoch, best}, by=self._attempt)
+
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
+
+
+def _process_started() -> float:
+    """When this process began, in seconds since 1970; where the system does not tell, when this file was imported."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+    except (OSError, ValueError, IndexError):
+        return _IMPORTED
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,7 @@
+import os
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -9,7 +12,7 @@ from tiny_frames import write_frame, write_sequences
 from ensemble_tune.ensemble import frame_cache
 from ensemble_tune.ensemble.dataset import Dataset, open_dataset
 from ensemble_tune.ensemble.frames import IGNORED, load_frames, read_image
-from ensemble_tune.errors import DataError
+from ensemble_tune.errors import ConfigError, DataError
 
 SIZE = (4, 4)
 
@@ -113,3 +116,59 @@ def test_photo_that_is_no_image_is_refused(tmp_path: Path) -> None:
     for name, message in (("notes.png", "neither a PNG nor a JPEG"), ("nothing.png", "No such file")):
         with pytest.raises(DataError, match=message):
             read_image(tmp_path / name)
+
+
+def entries(cache: Path) -> set[str]:
+    return {path.name.rpartition("-")[2] for path in (cache / "frames").iterdir() if path.is_dir()}
+
+
+WORKING = 5 * 4 * 4 * 4
+"""Bytes of the five training frames at SIZE."""
+
+
+def test_what_was_unused_for_longest_makes_room(dataset: Dataset, cache: Path) -> None:
+    for age, side in ((300, 4), (100, 8), (200, 12)):
+        load_frames(dataset, "train", (side, 4), cache)
+        (stamp,) = (cache / "frames").glob(f"*-train-*-{side}x4/stamp.json")
+        os.utime(stamp, (time.time() - age,) * 2)
+    kept = load_frames(dataset, "train", (4, 4), cache)  # so that 12x4 is the one unused for longest
+    held = sum(path.stat().st_size for path in (cache / "frames").rglob("*") if path.is_file())
+    load_frames(dataset, "train", (16, 4), cache, limit=held + 16 * WORKING // 4 - 1)
+    assert entries(cache) == {"truth", "4x4", "8x4", "16x4"}
+    assert kept.image(0).shape == (4, 4, 3)
+
+
+def test_frames_that_were_mapped_outlive_their_files(dataset: Dataset, cache: Path) -> None:
+    mapped = load_frames(dataset, "train", (4, 4), cache)
+    before = np.array(mapped.image(1))
+    truth = sum(path.stat().st_size for path in (cache / "frames").glob("*-truth/*"))
+    load_frames(dataset, "train", (8, 4), cache, limit=truth + 2 * WORKING)
+    assert entries(cache) == {"truth", "8x4"}
+    assert np.array_equal(mapped.image(1), before)
+
+
+def test_what_is_needed_together_never_makes_room_for_itself(dataset: Dataset, cache: Path) -> None:
+    load_frames(dataset, "train", SIZE, cache)
+    with pytest.raises(ConfigError, match=r"must fit the cache.*--cache-limit is .*; raise it, or lower --size"):
+        load_frames(dataset, "val", SIZE, cache, limit=100)
+    assert entries(cache) == {"truth", "4x4"}
+
+
+def test_frames_that_do_not_fit_the_disk_are_refused(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(cache)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(ConfigError, match=r"must fit the disk.*choose another --cache"):
+        load_frames(dataset, "train", SIZE, cache)
+
+
+def test_what_a_dead_builder_left_goes_with_the_next_build(dataset: Dataset, cache: Path) -> None:
+    load_frames(dataset, "train", SIZE, cache)
+    (entry,) = (cache / "frames").glob("*-train-*-4x4")
+    left = entry.with_name(f".partial-0123-{entry.name}")
+    left.mkdir()
+    (left / "images.npy").write_bytes(b"half")
+    (entry / "labels.npy").unlink()
+    load_frames(dataset, "train", SIZE, cache)
+    assert not left.exists()

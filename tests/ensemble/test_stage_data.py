@@ -87,18 +87,18 @@ def test_a_process_takes_the_threads_of_its_share(tmp_path: Path) -> None:
 def test_a_batch_larger_than_the_smallest_training_is_refused(tiles: Path, cache: Path) -> None:
     """12 frames in 3 folds: a fold model sees 8 of them, a fusion all 12."""
     data = StageData(data=str(tiles), cache=cache, folds=3)
-    data.check_batch(_base(8))
-    data.check_batch(MetaConfig(size=WORKING, batch_size=12))
+    data.check(_base(8))
+    data.check(MetaConfig(size=WORKING, batch_size=12))
     with pytest.raises(ConfigError, match=r"batch_size must be at most 8, .* but got 9; lower it"):
-        data.check_batch(_base(9))
+        data.check(_base(9))
     with pytest.raises(ConfigError, match="at most 12"):
-        data.check_batch(MetaConfig(size=WORKING, batch_size=13))
-    StageData(data=str(tiles), cache=cache, folds=4, with_val=True).check_batch(_base(12))
+        data.check(MetaConfig(size=WORKING, batch_size=13))
+    StageData(data=str(tiles), cache=cache, folds=4, with_val=True).check(_base(12))
 
 
 def test_uneven_folds_count_by_the_largest(tmp_path: Path) -> None:
     root = write_tiles(tmp_path / "uneven", {"train": {"a": 5}, "val": {"c": 1}})
     data = StageData(data=str(root), cache=tmp_path, folds=2)
-    data.check_batch(_base(2))
+    data.check(_base(2))
     with pytest.raises(ConfigError, match="at most 2"):
-        data.check_batch(_base(3))
+        data.check(_base(3))

@@ -197,7 +197,7 @@ def test_training_stops_after_stop_epoch_and_the_schedule_does_not_know() -> Non
 
 def test_every_epoch_tells_what_it_took() -> None:
     result = next(_train(BASE, model=_Tiny()))
-    assert set(result.seconds) == {"train", "evaluate"}
+    assert set(result.seconds) == {"load", "train", "evaluate"}
     assert all(seconds > 0 for seconds in result.seconds.values())
 
 

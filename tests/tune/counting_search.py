@@ -12,6 +12,7 @@ from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.ray_runner import Interrupted
 from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.search_space import SearchSpace
+from ensemble_tune.tune.workers import Workers
 
 
 def search(out: Path, trials: int, epochs: int, seconds: float, address: str | None = None) -> Search:
@@ -23,7 +24,7 @@ def search(out: Path, trials: int, epochs: int, seconds: float, address: str | N
         out=out,
         max_epochs=epochs,
         space=space,
-        address=address,
+        workers=Workers(address=address),
     )
 
 

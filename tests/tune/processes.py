@@ -49,10 +49,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
-    """Waits until something holds; the process must not end before."""
+def wait_for(
+    condition: Callable[[], object], process: subprocess.Popen[bytes] | None = None, seconds: float = 60
+) -> None:
+    """Waits until something holds; the process, if one is given, must not end before."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited too long"
-        assert process.poll() is None, "the process ended before"
+        assert process is None or process.poll() is None, "the process ended before"
         time.sleep(0.01)

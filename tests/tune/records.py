@@ -28,4 +28,5 @@ def epoch_record(
         scores={"miou": epoch / 10} if scores is None else scores,
         seconds={"train": 1.5},
         reported=BEGIN + timedelta(seconds=10 * epoch + number),
+        worker="host/1",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from counting_trial import CountingTrial, check
 from records import epoch_record, trial_record
 
@@ -24,6 +25,11 @@ SPACE = SearchSpace.parse("[parameters]\nrate = { low = 0.0, high = 1.0 }\nepoch
 GOAL = Goal(stage="base", metric="score", trials=4, keep=2, sampler="random")
 
 OPENED: list[Ledger] = []
+
+
+@pytest.fixture(autouse=True)
+def no_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
 
 
 class KilledError(BaseException):
@@ -60,8 +66,8 @@ class Run:
 
     def worker(self, assignment: Assignment) -> RayTrial:
         made = object.__new__(RayTrial)
-        stage = {"trial": self.trial, "goal": self.goal, "checkpoints": self.out / "checkpoints"}
-        made.setup({"assignment": assignment}, **stage)
+        shared = (self.trial, self.goal, self.out / "checkpoints")
+        made.setup({"assignment": assignment, "shared": shared})
         return made
 
     def to_the_end(self) -> "Run":
@@ -112,7 +118,7 @@ def test_a_search_ends_with_every_trial_and_epoch_once(tmp_path: Path) -> None:
     for record in run.trials:
         own = [row for row in run.rows if row.trial == record.trial]
         assert record.score == max(row.scores["score"] for row in own)
-        assert record.seconds == pytest.approx(sum(sum(row.seconds.values()) for row in own))
+        assert record.seconds == pytest.approx(sum(row.busy for row in own))
 
 
 def test_the_best_trials_keep_their_best_checkpoint_and_the_others_none(tmp_path: Path) -> None:

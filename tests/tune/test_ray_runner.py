@@ -6,7 +6,7 @@ import pytest
 PROGRAM = """
 import sys, time
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.tune.ray_runner import start_ray
+from ensemble_tune.tune.ray_start import start_ray
 started = time.monotonic()
 try:
     start_ray(sys.argv[1])

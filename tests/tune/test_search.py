@@ -16,10 +16,11 @@ from processes import session, wait_for
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.ray_runner import start_ray
+from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.search import Search, versions
+from ensemble_tune.tune.workers import Workers
 
 DRIVER = Path(__file__).with_name("counting_search.py")
 
@@ -118,14 +119,34 @@ class TestOnLocalRay:
         assert {t.status for t in trials} == {Status.FINISHED, Status.STOPPED}
         assert all((t.epochs == 9) == (t.status is Status.FINISHED) for t in trials)
 
+    def test_searches_that_share_workers_share_their_processes(self, tmp_path: Path) -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.mkdir()
+        two.mkdir()
+        with Workers() as workers:
+            for out in (one, two):  # their trials have the same names
+                replace(search(out, 4, 3, 0.5), workers=workers).run()
+        assert len(checked(one)) == len(checked(two)) == 4
+        first, second = ({process for _, _, process in log(out)} for out in (one, two))
+        assert second <= first and len(first) == CORES
+        wait_for(lambda: not any((Path("/proc") / process).exists() for process in first))
+
+    def test_workers_outlive_a_search_that_fails(self, tmp_path: Path) -> None:
+        broken = replace(search(tmp_path, 2, 2, 0.0), on_end=lambda record: 1 / 0)
+        with Workers() as workers:
+            with pytest.raises(ZeroDivisionError):
+                replace(broken, workers=workers).run()
+            replace(search(tmp_path, 2, 2, 0.0), workers=workers).run()
+        assert [t.status for t in checked(tmp_path)] == [Status.FINISHED] * 2
+
     def test_a_trial_that_fits_no_machine_is_refused_before_any_starts(self, tmp_path: Path) -> None:
         wish = Resources(cpus=CORES + 1)
         with pytest.raises(
             ConfigError, match=f"asks for {CORES + 1} CPUs.*largest has {CORES}.*lower --cpus-per-trial"
         ):
-            replace(search(tmp_path, 2, 2, 0.0), resources=wish).run()
+            replace(search(tmp_path, 2, 2, 0.0), workers=Workers(wish)).run()
         assert checked(tmp_path) == []
-        replace(search(tmp_path, 1, 1, 0.0), resources=Resources(cpus=0.5)).run()
+        replace(search(tmp_path, 1, 1, 0.0), workers=Workers(Resources(cpus=0.5))).run()
         assert len(checked(tmp_path)) == 1
 
     def test_other_settings_are_refused(self, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from counting_trial import CountingTrial, alone
 from records import trial_record
 
@@ -14,12 +17,17 @@ from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
 PARAMS = {"rate": 0.5, "epochs": 4, "seed": 3}
 
 
+@pytest.fixture(autouse=True)
+def no_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+
+
 def worker(tmp_path: Path, trial: Trial = CountingTrial(), params: Params = PARAMS) -> RayTrial:  # noqa: B008
     """A worker without Ray around it."""
     made = object.__new__(RayTrial)
     goal = Goal(stage="base", metric="score", keep=1)
     assignment = Assignment("base-0000", 0, params)
-    made.setup({"assignment": assignment}, trial=trial, goal=goal, checkpoints=tmp_path)
+    made.setup({"assignment": assignment, "shared": (trial, goal, tmp_path)})
     return made
 
 
@@ -127,17 +135,38 @@ def test_any_number_is_a_score(tmp_path: Path) -> None:
     }
 
 
-def test_seconds_account_for_the_whole_epoch(tmp_path: Path) -> None:
+def test_seconds_account_for_all_of_a_worker_s_time(tmp_path: Path) -> None:
     def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
-        import time
-
         time.sleep(0.05)
-        yield EpochResult(epoch=1, scores={}, seconds={"train": 0.02}, save=lambda folder: time.sleep(0.03))
+        for epoch in (1, 2):
+            yield EpochResult(epoch=epoch, scores={}, seconds={"train": 0.02}, save=lambda folder: time.sleep(0.03))
 
-    (row,) = step(worker(tmp_path, trial)).rows
-    assert row.seconds["train"] == 0.02 and row.seconds["other"] >= 0.03 and row.seconds["checkpoint"] >= 0.03
+    made = worker(tmp_path, trial, {**PARAMS, "epochs": 2})
+    began = time.perf_counter()
+    (first,) = step(made).rows
+    (second,) = step(made).rows
+    whole = time.perf_counter() - began
+    assert set(first.seconds) == {"wait", "start", "set_up", "train", "checkpoint"}
+    assert set(second.seconds) == {"other", "train", "checkpoint"}
+    assert first.seconds["train"] == 0.02 and first.seconds["set_up"] >= 0.03 and first.seconds["checkpoint"] >= 0.03
+    assert first.busy + second.busy == pytest.approx(whole, abs=0.02)
+    assert first.worker.endswith(f"/{os.getpid()}")
     latest = folder(tmp_path).latest()
-    assert latest is not None and "checkpoint" not in rows_of(latest)[0].seconds
+    assert latest is not None and "checkpoint" not in rows_of(latest)[-1].seconds
+
+
+def test_a_trial_says_how_long_it_waited_and_what_its_worker_took_to_start(tmp_path: Path) -> None:
+    now = time.time()
+    made = object.__new__(RayTrial)
+    shared = (CountingTrial(), Goal(stage="base", metric="score", keep=1), tmp_path)
+    made.setup({"assignment": Assignment("base-0000", 0, PARAMS, proposed=now - 5), "shared": shared})
+    (row,) = step(made).rows
+    # This process is older than the proposal, or was started for it after at most 5 seconds.
+    assert row.seconds["wait"] + row.seconds["start"] == pytest.approx(5, abs=0.5)
+    assert 0 < row.seconds["start"] <= 5.5
+    made.reset_config({"assignment": Assignment("base-0001", 1, PARAMS, proposed=now - 7), "shared": shared})
+    (row,) = step(made).rows
+    assert row.seconds["start"] == 0 and row.seconds["wait"] == pytest.approx(7, abs=0.5)
 
 
 def test_the_next_trial_in_a_process_ends_the_one_before(tmp_path: Path) -> None:
@@ -152,7 +181,8 @@ def test_the_next_trial_in_a_process_ends_the_one_before(tmp_path: Path) -> None
 
     made = worker(tmp_path, trial)
     step(made)
-    assert made.reset_config({"assignment": Assignment("base-0001", 1, {**PARAMS, "rate": 0.7})})
+    shared = (trial, Goal(stage="base", metric="score", keep=1), tmp_path)
+    assert made.reset_config({"assignment": Assignment("base-0001", 1, {**PARAMS, "rate": 0.7}), "shared": shared})
     assert events == ["closed 0.5"]
     (row,) = step(made).rows
     assert (row.trial, row.number, row.epoch, row.attempt, row.scores["score"]) == ("base-0001", 1, 1, 1, 0.7)

@@ -1,0 +1,115 @@
+"""Folders on the local disk that can be made again: built once by whoever comes first, and kept within a limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+from ensemble_tune.errors import ConfigError
+from ensemble_tune.storage import PARTIAL, atomic_folder, is_partial, remove_folder
+
+T = TypeVar("T")
+
+GIB = 2**30
+DEFAULT_LIMIT = 100 * GIB
+"""Bytes: some 200 times CamVid at its own size."""
+
+_STAMP = "stamp.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCache:
+    """Folders in `root`, safe to share between processes; those unused for longest go when `limit` bytes are full."""
+
+    root: Path
+    limit: int = DEFAULT_LIMIT
+
+    def get(
+        self,
+        name: str,
+        stamp: object,
+        *,
+        need: int,
+        beside: Collection[str],
+        build: Callable[[Path], None],
+        read: Callable[[Path], T],
+    ) -> T:
+        """What `read` makes of the folder `name`, which is built anew, by one process at a time, where it is unfit.
+
+        stamp: what the folder must be of, as JSON. need: its size in bytes. beside: names that are needed together with
+        it, and never make room for it. read: raises OSError, ValueError or EOFError for a folder that is damaged.
+        Raises ConfigError where the cache or its disk is too small.
+        """
+        folder = self.root / name
+        found = self._attempt(folder, stamp, read)
+        if found is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / f"{name}.lock"):
+                found = self._attempt(folder, stamp, read)
+                if found is None:
+                    for left in self.root.glob(f"{PARTIAL}*-{name}"):  # by a builder that died
+                        shutil.rmtree(left, ignore_errors=True)
+                    with FileLock(self.root / "room.lock"):
+                        remove_folder(folder)
+                        self._make_room(need, beside)
+                    with atomic_folder(folder) as aside:
+                        build(aside)
+                        (aside / _STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+                    found = read(folder)
+        return found
+
+    def check(self, need: int) -> None:
+        """Raises ConfigError where folders of `need` bytes that are needed together can never fit the limit."""
+        if need > self.limit:
+            raise ConfigError(
+                f"decoded frames must fit the cache, but they take {_gib(need)} GiB and --cache-limit is "
+                f"{_gib(self.limit)}; raise it, or lower --size"
+            )
+
+    def _attempt(self, folder: Path, stamp: object, read: Callable[[Path], T]) -> T | None:
+        try:
+            if json.loads((folder / _STAMP).read_text(encoding="utf-8")) != stamp:
+                return None
+            found = read(folder)
+        except (OSError, ValueError, EOFError):
+            return None
+        with suppress(OSError):  # a cache that another user owns
+            os.utime(folder / _STAMP)  # the time of its last use
+        return found
+
+    def _make_room(self, need: int, kept: Collection[str]) -> None:
+        """Removes what was not used for longest until `need` bytes fit. Raises ConfigError where they cannot."""
+        entries = [path for path in self.root.iterdir() if path.is_dir() and not is_partial(path)]
+        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
+        self.check(need + sum(size for path, size in sizes.items() if path.name in kept))
+        total = sum(sizes.values())
+        for path in sorted((path for path in entries if path.name not in kept), key=_last_use):
+            if total + need <= self.limit:
+                break
+            remove_folder(path)  # whoever has mapped it keeps what it mapped
+            total -= sizes[path]
+        free = shutil.disk_usage(self.root).free
+        if need > free:
+            raise ConfigError(
+                f"decoded frames must fit the disk, but they take {_gib(need)} GiB and {self.root} has {_gib(free)} "
+                "free; choose another --cache, or lower --size"
+            )
+
+
+def _last_use(folder: Path) -> float:
+    try:
+        return (folder / _STAMP).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.3g}"

@@ -1,0 +1,47 @@
+"""Joining a Ray cluster, or starting Ray on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+
+import ray
+
+from ensemble_tune.errors import ConfigError
+
+
+def start_ray(address: str | None = None) -> None:
+    """Joins the cluster at `address`, or starts Ray on this machine; no-op where Ray runs. Raises ConfigError."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    if ray.is_initialized():
+        return
+    local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    joins = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if joins:
+            _knock(joins)
+        ray.init(
+            # "local", since with none at all Ray joins whatever cluster `ray start` has left on this machine.
+            address=address if joins else "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if joins else local),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if joins:
+            raise ConfigError(
+                f"no Ray cluster answers at {joins!r} ({reason}); check --address or leave it out, and export "
+                "RAY_AUTH_MODE=token where the cluster asks for a token"
+            ) from None
+        raise ConfigError(f"Ray does not start on this machine ({reason}); see /tmp/ray/session_latest/logs") from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,0 +1,51 @@
+"""Where trials run: each one's share of the machines, and the processes that train one after another."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ensemble_tune.trial import Trial
+from ensemble_tune.tune.conductor import Conductor
+from ensemble_tune.tune.resources import Resources
+
+if TYPE_CHECKING:
+    from ensemble_tune.tune.ray_runner import RayRunner
+
+
+class Workers:
+    """Processes on Ray, one a slot, that live from the first trial to the end of the outermost `with`.
+
+    A worker imports torch once, however many trials and stages it trains; so stages that follow each other share one
+    `with`. Nothing is started before a trial needs it.
+    """
+
+    def __init__(self, resources: Resources | None = None, address: str | None = None) -> None:
+        """resources: one trial's share. address: a Ray cluster; None starts Ray on this machine."""
+        self.resources = resources or Resources()
+        self._address = address
+        self._runner: RayRunner | None = None
+        self._users = 0
+
+    def __enter__(self) -> Workers:
+        self._users += 1
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._users -= 1
+        if not self._users or error is not None:
+            self._end()
+
+    def run(self, conductor: Conductor, trial: Trial) -> None:
+        """Trains every trial that the conductor assigns. Raises Interrupted on Ctrl-C, ConfigError where no Ray is."""
+        if self._runner is None:
+            # Imported here: a finished search needs no Ray.
+            from ensemble_tune.tune.ray_runner import RayRunner
+
+            self._runner = RayRunner(self.resources, self._address)
+        self._runner.run(conductor, trial)
+
+    def _end(self) -> None:
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
