@@ -76,8 +76,8 @@ def tell(rows: list[EpochRecord]) -> None:
                 first_step = after.reported - timedelta(seconds=in_epoch)
                 gaps.append((first_step - before.reported).total_seconds() - before.seconds["checkpoint"])
     print(
-        f"  a step waits for its batch {100 * load / (load + train):.2f}% of its time; a worker's next trial, from the end "
-        f"of the one before to its first step: median {statistics.median(gaps):.2f} s, most {max(gaps):.2f} s; "
+        f"  a step waits for its batch {100 * load / (load + train):.2f}% of its time; a worker's next trial, from "
+        f"the end of the one before to its first step: median {statistics.median(gaps):.2f} s, most {max(gaps):.2f} s; "
         f"workers start in {max(row.seconds.get('start', 0.0) for row in rows):.1f} s"
     )
 
