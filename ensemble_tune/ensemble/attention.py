@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ensemble_tune.ensemble.pooling import channel_mean_and_peak, map_mean, map_mean_and_peak
+
 _REDUCTION = 16
 """r of Hu 2018 and Woo 2018."""
 _LEAST_HIDDEN = 4
@@ -26,8 +28,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
-        """(B, K, h, w) to (B, K, h, w)."""
-        return features * torch.sigmoid(self.excitation(features.mean((2, 3), keepdim=True)))
+        return features * torch.sigmoid(self.excitation(map_mean(features)))
 
 
 class CbamChannelAttention(nn.Module):
@@ -43,11 +44,8 @@ class CbamChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
-        """(B, K, h, w) to (B, K, h, w)."""
-        average = self.shared(features.mean((2, 3), keepdim=True))
-        # Unlike amax, a pooling layer remembers where the peak was: its gradient costs a twentieth on a processor.
-        peak = self.shared(F.adaptive_max_pool2d(features, 1))
-        return features * torch.sigmoid(average + peak)
+        mean, peak = map_mean_and_peak(features)
+        return features * torch.sigmoid(self.shared(mean) + self.shared(peak))
 
 
 class SpatialAttention(nn.Module):
@@ -62,8 +60,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
-        """(B, K, h, w) to (B, K, h, w)."""
-        described = torch.cat([features.mean(1, keepdim=True), features.max(1, keepdim=True).values], dim=1)
+        described = torch.cat(channel_mean_and_peak(features), dim=1)
         return features * torch.sigmoid(self.convolution(described))
 
 
@@ -82,8 +79,7 @@ class EfficientChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, K, h, w) to (B, K, h, w)."""
-        """(B, K, h, w) to (B, K, h, w)."""
-        weights = self.convolution(features.mean((2, 3)).unsqueeze(1))
+        weights = self.convolution(map_mean(features).flatten(1).unsqueeze(1))
         return features * torch.sigmoid(weights).transpose(1, 2).unsqueeze(-1)
 
 
@@ -98,7 +94,6 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, K, h, w) to (B, K, h, w)."""
         """(B, K, h, w) to (B, K, h, w)."""
         return F.channel_shuffle(features, self.groups)
 

@@ -10,12 +10,14 @@ oneDNN, through torch 2.14,
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ensemble_tune.ensemble.pooling import map_mean
 
 
 class DilatedConv2d(nn.Conv2d):
@@ -86,7 +88,7 @@ class GlobalAveragePool2d(nn.AdaptiveAvgPool2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 1, 1)."""
-        return super().forward(cast(Tensor, _GradientChannelsLast.apply(features)))
+        return map_mean(features)
 
 
 class PooledBranch(ASPPPooling):  # type: ignore[misc]
@@ -95,18 +97,6 @@ class PooledBranch(ASPPPooling):  # type: ignore[misc]
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, K, H, W), channels last as the branches that it is joined to."""
         return cast(Tensor, super().forward(features)).contiguous(memory_format=torch.channels_last)
-
-
-class _GradientChannelsLast(torch.autograd.Function):
-    """Nothing forward; backward the gradient with its channels innermost in memory."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        return upstream.contiguous(memory_format=torch.channels_last)
 
 
 def speed_up(network: nn.Module) -> None:
