@@ -1,6 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv first.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# The folder of the data set that `make bench` trains on.
+CAMVID ?= CamVid
 
 .PHONY: demo test check bench setup clean
 
@@ -28,6 +30,12 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/parts.py $(CAMVID)
+	$(BIN)/python benchmarks/search_overhead.py $(CAMVID)
+	$(BIN)/python benchmarks/memory.py $(CAMVID)
+	$(BIN)/python benchmarks/slots.py
+	$(BIN)/python benchmarks/precision.py $(CAMVID)
+	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
 
 clean:
 	rm -rf .venv build *.egg-info
