@@ -28,6 +28,8 @@ from ensemble_tune.ensemble import base_model
 from ensemble_tune.ensemble.augment import Augment
 from ensemble_tune.ensemble.base_model import build_base_model
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, MetaKind, Precision
+from ensemble_tune.ensemble.image_file import read_image, read_mask
+from ensemble_tune.ensemble.layers import speed_up
 from ensemble_tune.ensemble.meta_model import build_meta_model
 from ensemble_tune.settings import Settings
 
@@ -85,8 +87,7 @@ def loading(settings: Settings) -> dict[str, Callable[[], int]]:
 
     def decoded() -> int:
         for frame in files:
-            image = cv2.cvtColor(cv2.imread(str(frame.image)), cv2.COLOR_BGR2RGB)
-            usual(image=image, mask=cv2.imread(str(frame.mask), 0))
+            usual(image=read_image(frame.image), mask=read_mask(frame.mask))
         return len(files)
 
     def cached() -> int:
@@ -103,7 +104,7 @@ def steps(architecture: str) -> dict[str, Callable[[], int]]:
 
     def ours(precision: Precision, layers: bool) -> nn.Module:
         config = BaseConfig(architecture=architecture, size=SIZE, precision=precision)
-        with mock.patch.object(base_model, "speed_up", base_model.speed_up if layers else lambda network: None):
+        with mock.patch.object(base_model, "speed_up", speed_up if layers else lambda network: None):
             return build_base_model(config, CLASSES)
 
     return {
