@@ -30,7 +30,7 @@ from ensemble_tune.ensemble.base_model import build_base_model
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, MetaKind, Precision
 from ensemble_tune.ensemble.image_file import read_image, read_mask
 from ensemble_tune.ensemble.layers import speed_up
-from ensemble_tune.ensemble.meta_model import build_meta_model
+from ensemble_tune.ensemble.meta_model import as_float, build_meta_model
 from ensemble_tune.settings import Settings
 
 SIZE, BATCH, CLASSES = (96, 128), 8, 11
@@ -45,7 +45,7 @@ def main(data: str, rounds: int) -> None:
         table("augmented frame", loading(settings), rounds)
     for architecture in ("unet", "unetplusplus", "deeplabv3"):
         table(f"training step, {architecture} mobilenet_v2", steps(architecture), rounds)
-    table("a meta-model's input from two members", inputs(), rounds)
+    table("a meta-model's input from two members: forward once a trial against read once an epoch", inputs(), rounds)
     for kind in ("standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"):
         table(f"training step, {kind}, 32 channels", meta_steps(kind), rounds)
 
@@ -158,7 +158,7 @@ def inputs() -> dict[str, Callable[[], int]]:
 
     def read() -> int:
         start = next(places)
-        torch.from_numpy(np.stack([mapped[start + i] for i in range(BATCH)]))
+        as_float(torch.from_numpy(np.stack([mapped[start + i] for i in range(BATCH)])))
         assert saved
         return BATCH
 

@@ -26,7 +26,7 @@ PRECISIONS = ("float32", "auto")
 
 
 def main(data: str, epochs: int) -> None:
-    """Prints each seed's mIoU at the last epoch and at the best, then the means."""
+    """Prints each seed's best mIoU, then the means."""
     print(f"auto is {number_type('auto', torch.device('cpu'))} on this processor")
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data=data, out=Path(folder) / "run", cache=Path(folder) / "cache")

@@ -2,7 +2,7 @@
 
 python benchmarks/search_overhead.py CAMVID [ROUNDS]
 
-Six U-Nets of two epochs at 96x128, 20 s and more each, one thread a trial, as many side by side as there are cores.
+Three U-Nets a core of two epochs at 96x128, 20 s and more each, one thread a trial, one trial a core.
 The bare loop is one process a core that trains its share of them, trial after trial, without search or checkpoints.
 From the search's ledger come the share of a step that waits for its batch, and what a second trial of a worker needs
 before its first step. Frames are decoded before.
@@ -30,9 +30,9 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord
 from ensemble_tune.tune.search import Search
 
-TRIALS = 6
 CONFIG = BaseConfig(architecture="unet", size=(96, 128), epochs=2, batch_size=8)
 SLOTS = len(os.sched_getaffinity(0))
+TRIALS = 3 * SLOTS
 
 
 def main(data: str, rounds: int) -> None:

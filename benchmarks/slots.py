@@ -2,8 +2,8 @@
 
 python benchmarks/slots.py [ROUNDS]
 
-Each slot gets four trials of five epochs of a second. Workers are up before: their start is timed beside it, and on
-this machine all of them share its cores, as on no real cluster of that size.
+Each slot gets four trials of five epochs of a second. Workers are up before, all of them: their start is timed beside
+it, Ray's own included, and on this machine they share its cores, as on no real cluster of that size.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_tune.trial import Checkpoint, EpochResult, Params
@@ -33,7 +34,7 @@ def main(rounds: int) -> None:
         for _ in range(rounds):
             workers = Workers(Resources(cpus=len(os.sched_getaffinity(0)) / slots, gpus=0))
             with tempfile.TemporaryDirectory() as folder, workers:
-                up.append(run(workers, Path(folder) / "first", slots, epochs=1))
+                up.append(run(workers, Path(folder) / "first", slots, epochs=0))
                 took.append(run(workers, Path(folder) / "second", slots * TRIALS_A_SLOT, EPOCHS))
         ideal = EPOCHS * SECONDS * TRIALS_A_SLOT
         print(
@@ -47,14 +48,29 @@ def run(workers: Workers, out: Path, trials: int, epochs: int) -> float:
     """Seconds of a search of sleeping trials."""
     started = time.perf_counter()
     Search(
-        trial=sleeping,
+        trial=sleeping if epochs else Meeting(out, trials),
         goal=Goal(stage="base", metric="score", keep=1),
         out=out,
-        max_epochs=epochs,
+        max_epochs=max(1, epochs),
         points=[{"epochs": epochs, "seed": number} for number in range(trials)],
         workers=workers,
     ).run()
     return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A trial that ends when as many as there are slots have begun, each in a worker of its own."""
+
+    folder: Path
+    slots: int
+
+    def __call__(self, params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        """Waits for the others."""
+        (self.folder / f"here-{params['seed']}").touch()
+        while sum(1 for _ in self.folder.glob("here-*")) < self.slots:
+            time.sleep(0.05)
+        yield EpochResult(epoch=1, scores={"score": 1.0})
 
 
 def sleeping(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:

@@ -16,13 +16,13 @@ from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.trained_ensemble import assemble, models_of
 from ensemble_tune.errors import RunError
-from ensemble_tune.export import META_TRIAL
+from ensemble_tune.export import EXPORTS, META_TRIAL
 from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.storage import write_text
 from ensemble_tune.trained_before import trained_before
-from ensemble_tune.trial import Value
+from ensemble_tune.trial import Checkpoint, Value
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
@@ -47,9 +47,9 @@ def train(
 ) -> FinalResult:
     """Trains every member and the fusion as the manifest says, then measures the ensemble on test, once.
 
-    with_val: whether val is trained on too. run: the run folder that the manifest was exported from; what was trained
-    and predicted there on the same frames is not done again. Members, folds and fusion are trials in settings.out's
-    ledger, so an interrupted training goes on. Raises an EnsembleTuneError for whatever a user can mend.
+    with_val: whether val is trained on too. run: the run folder that the manifest was exported from; what was predicted
+    there on the same frames, or trained there and kept, is not done again. Members, folds and fusion are trials in
+    settings.out's ledger, so an interrupted training goes on. Raises an EnsembleTuneError for whatever a user can mend.
     """
     for base in manifest.bases:
         check_base_model(base)
@@ -135,7 +135,7 @@ def _train_fusion(
         ENSEMBLE: manifest.digest(),
         WITH_VAL: data.with_val,
     }
-    before = trained_before(run, manifest.origin.get(META_TRIAL, ""), manifest.fusion) if run is not None else None
+    before = _fusion_before(run, manifest) if run is not None else None
     trial = MetaTrial(data=data, store=store.root, library=library, start=before)
     return train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)[0]
 
@@ -151,6 +151,15 @@ def _measure(manifest: EnsembleManifest, settings: Settings, data: StageData, sp
     point: dict[str, Value] = {"split": split, ENSEMBLE: manifest.digest(), WITH_VAL: data.with_val}
     records = train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)
     return dict(records[0].scores)
+
+
+def _fusion_before(run: Path, manifest: EnsembleManifest) -> Checkpoint | None:
+    """The fusion that a run trained, where that was of these very members, in this very way."""
+    trial = manifest.origin.get(META_TRIAL, "")
+    exported = run / EXPORTS / f"{trial}.toml"
+    if not exported.is_file() or EnsembleManifest.load(exported).digest() != manifest.digest():
+        return None
+    return trained_before(run, trial, manifest.fusion)
 
 
 def _weights(out: Path, record: TrialRecord) -> Path:

@@ -1,4 +1,4 @@
-"""What a run has trained already, so that nothing is trained twice."""
+"""What a run has trained and kept the weights of, so that it is not trained twice."""
 
 from __future__ import annotations
 

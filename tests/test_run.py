@@ -6,6 +6,7 @@ from pathlib import Path
 from tiny_run import BASE_TRIALS, FOLDS, META_TRIALS, Finished, assert_whole, epochs_of, run_tiny, trials_of
 
 from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.final_training import _fusion_before
 
 
 def test_ctrl_c_in_any_stage_loses_and_doubles_nothing(finished: Finished) -> None:
@@ -46,6 +47,13 @@ def test_a_final_training_in_a_run_trains_nothing_again(finished: Finished) -> N
     trials = trials_of(finished.out / "final")
     assert {trial.trial: 1 for trial in trials} == Counter(row.trial for row in epochs_of(finished.out / "final"))
     assert any("fold" in trial.params for trial in trials)
+
+
+def test_a_fusion_of_members_that_are_trained_otherwise_is_trained_again(finished: Finished) -> None:
+    manifest = EnsembleManifest.load(finished.out / "best.toml")
+    again = _fusion_before(finished.out, manifest)
+    assert (again is not None) == (manifest.fusion.trained)
+    assert _fusion_before(finished.out, manifest.with_settings(learning_rate=0.5)) is None
 
 
 def test_a_final_training_in_a_run_repeats_no_fold(finished: Finished) -> None:

@@ -69,7 +69,8 @@ class BaseTrial:
         if start is not None:
             load_weights(model.to(device).eval(), start.folder)
             self._predict(model, config, fold, device)
-            if resume is None:
+            # One that was interrupted while it was trained ends at these weights too, not at its own.
+            if resume is None or resume.epoch != start.epoch:
                 yield EpochResult(epoch=start.epoch, scores=score(model), save=partial(copy_state, start.folder))
             return
         last = config.stop_epoch or config.epochs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.storage import PARTIAL, atomic_folder, is_partial, remove_folder
@@ -55,11 +55,9 @@ class DiskCache:
             with FileLock(self.root / f"{name}.lock"):
                 found = self._attempt(folder, stamp, read)
                 if found is None:
-                    for left in self.root.glob(f"{PARTIAL}*-{name}"):  # by a builder that died
-                        shutil.rmtree(left, ignore_errors=True)
                     with FileLock(self.root / "room.lock"):
                         remove_folder(folder)
-                        self._make_room(need, beside)
+                        self._make_room(name, need, beside)
                     with atomic_folder(folder) as aside:
                         build(aside)
                         (aside / _STAMP).write_text(json.dumps(stamp), encoding="utf-8")
@@ -85,13 +83,15 @@ class DiskCache:
             os.utime(folder / _STAMP)  # the time of its last use
         return found
 
-    def _make_room(self, need: int, kept: Collection[str]) -> None:
-        """Removes what was not used for longest until `need` bytes fit. Raises ConfigError where they cannot."""
-        entries = [path for path in self.root.iterdir() if path.is_dir() and not is_partial(path)]
+    def _make_room(self, name: str, need: int, kept: Collection[str]) -> None:
+        """Removes what was not used for longest until `name` fits. Raises ConfigError where it cannot."""
+        self._clear_partial(name)
+        entries = [path for path in self.root.iterdir() if path.is_dir()]
         sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
         self.check(need + sum(size for path, size in sizes.items() if path.name in kept))
         total = sum(sizes.values())
-        for path in sorted((path for path in entries if path.name not in kept), key=_last_use):
+        removable = [path for path in entries if path.name not in kept and not is_partial(path)]
+        for path in sorted(removable, key=_last_use):
             if total + need <= self.limit:
                 break
             remove_folder(path)  # whoever has mapped it keeps what it mapped
@@ -102,6 +102,19 @@ class DiskCache:
                 f"decoded frames must fit the disk, but they take {_gib(need)} GiB and {self.root} has {_gib(free)} "
                 "free; choose another --cache, or lower --size"
             )
+
+    def _clear_partial(self, ours: str) -> None:
+        """Removes what builders that died have left; what others are building now is left alone.
+
+        ours: the name whose lock is held here.
+        """
+        for path in self.root.glob(f"{PARTIAL}*"):
+            name = path.name.removeprefix(PARTIAL).partition("-")[2]
+            if name == ours:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(Timeout), FileLock(self.root / f"{name}.lock").acquire(timeout=0):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _last_use(folder: Path) -> float:

@@ -24,6 +24,8 @@ IGNORED = 255
 _VERSION = 1
 """Of the files and of how frames are resized; another version is another folder."""
 _READERS = 4
+_TOGETHER = (("train", "val"), ("test",))
+"""Splits whose frames are needed at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Di
     """
     frames = dataset.splits[split]
     names = [frame.name for frame in frames]
-    beside = [_name(dataset, each, of) for each in dataset.splits for of in ("truth", format_size(size))]
+    together = next(group for group in _TOGETHER if split in group)
+    beside = [_name(dataset, each, of) for each in together for of in ("truth", format_size(size))]
     truths = _stored_truths(dataset.spec, frames, _name(dataset, split, "truth"), beside, cache)
     images_shape, labels_shape = (len(frames), *size, 3), (len(frames), *size)
 
@@ -90,13 +93,13 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Di
 
 
 def cached_bytes(dataset: Dataset, size: tuple[int, int]) -> int:
-    """What train and val take in a cache at a working size, their labels at full size as if all had the first's.
+    """What must fit a cache at a working size, full-size labels counted as if all frames had the first's size.
 
     size: height and width in pixels.
     """
-    splits = [frames for split, frames in dataset.splits.items() if split != "test"]
-    height, width = mask_shape(splits[0][0].mask)
-    return sum(_working_bytes(len(frames), size) + len(frames) * height * width for frames in splits)
+    height, width = mask_shape(dataset.splits["train"][0].mask)
+    counts = [sum(len(dataset.splits.get(split, ())) for split in together) for together in _TOGETHER]
+    return _working_bytes(max(counts), size) + max(counts) * height * width
 
 
 def _working_bytes(frames: int, size: tuple[int, int]) -> int:

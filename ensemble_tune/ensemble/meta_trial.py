@@ -91,7 +91,8 @@ class MetaTrial:
             return
         if self.start is not None:
             load_weights(fusion.to(device).eval(), self.start.folder)
-            if resume is None:
+            # One that was interrupted while it was trained ends at these weights too, not at its own.
+            if resume is None or resume.epoch != self.start.epoch:
                 saved = partial(copy_state, self.start.folder)
                 yield EpochResult(epoch=self.start.epoch, scores=score(fusion), save=saved)
             return

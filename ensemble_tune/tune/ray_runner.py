@@ -1,24 +1,23 @@
 """Runs a conductor's trials on Ray Tune; with trainable.py the only file that knows Tune's interfaces.
 
-Tune places trials, restarts those whose worker died, and keeps workers warm. It decides nothing and remembers nothing:
-what runs and who goes on is the conductor's, what happened is the ledger's and the checkpoints'.
+Tune places trials and keeps workers warm. It decides nothing and remembers nothing: what runs and who goes on is the
+conductor's, what happened is the ledger's and the checkpoints'. A trial whose worker died is a new one to Tune.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import tempfile
 import threading
+import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -29,7 +28,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from ensemble_tune.trial import Trial
-from ensemble_tune.tune.conductor import Conductor
+from ensemble_tune.tune.conductor import Assignment, Conductor
+from ensemble_tune.tune.interrupts import Interrupted, interruptible
 from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.trainable import REPORT, RayTrial, Report
@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 _WORKER_DEATHS = 3
 """How often a trial's worker may die before the trial counts as failed."""
 
+_END_SECONDS = 30
+"""How long the end of a run may take: Tune asks its workers to go before it kills them."""
+
 # Read by Tune when a run starts. Its loggers, progress table and SIGINT handler are replaced by the ledger, our own
 # output and `_interruptible`; a trial's working folder stays the user's, so that relative paths mean what they say.
 _TUNE_SETTINGS = {
@@ -52,10 +55,6 @@ _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended a search in order; the same command goes on where it stopped."""
 
 
 class _StopTuneError(Exception):
@@ -69,52 +68,66 @@ class RayRunner:
         """Starts or joins Ray. Raises ConfigError."""
         os.environ.update(_TUNE_SETTINGS)
         start_ray(address)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = _nodes()
         self._resources = resources.on(nodes)
-        self._places = self._resources.slots(nodes)
         self._end = _End()
-        self._proposals = _Proposals(self._places + 1, self._end)
+        self._proposals = _Proposals(self._resources.slots(nodes), self._end)
         self._thread: threading.Thread | None = None
+        self._stage: _Stage | None = None
 
     def run(self, conductor: Conductor, trial: Trial) -> None:
         """Trains every trial that the conductor assigns. Raises Interrupted on Ctrl-C and SIGTERM."""
-        stage = _Stage(conductor, ray.put((trial, conductor.goal, conductor.checkpoints)))
+        self._proposals.places = self._resources.slots(_nodes())  # a cluster may have grown since the last stage
+        self._stage = stage = _Stage(conductor, ray.put((trial, conductor.goal, conductor.checkpoints)))
         self._proposals.begin(stage)
         if self._thread is None:
             self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
             self._thread.start()
-        with _interruptible(self._end):
-            while not stage.done.wait(timeout=0.2) and self._thread.is_alive():
-                pass
+        with interruptible(self._end.interrupt):
+            try:
+                while not stage.done.wait(timeout=0.2) and self._thread.is_alive():
+                    pass
+            except KeyboardInterrupt:  # the second one: nothing is waited for
+                self._thread = None
+                raise
         if self._end.reason is not None:
-            self._thread.join()
+            self.close()
             raise self._end.reason
+        if not stage.done.is_set():
+            raise RuntimeError("Tune ended before the trials did")
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the workers; those that still train are not waited for."""
+        if self._stage is not None and not self._stage.done.is_set():
+            self._end.interrupt()
         self._proposals.close()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout=_END_SECONDS)
 
     def _tune(self) -> None:
         # Each waiting trial asks Ray for its place, so one more than fits is proposed before a place is free.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._places + 1)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._proposals.places + 1)
+        _silence()
         try:
-            with tempfile.TemporaryDirectory(prefix="ensemble-tune-") as scratch, _quiet():
+            with tempfile.TemporaryDirectory(prefix="ensemble-tune-") as scratch:
                 tune.run(
                     tune.with_resources(RayTrial, tune.PlacementGroupFactory([self._resources.bundle()])),
                     search_alg=self._proposals,
-                    scheduler=_Events(self._proposals, self._places),
+                    scheduler=_Events(self._proposals),
                     callbacks=[self._end],
                     storage_path=scratch,
                     name="stages",
                     reuse_actors=True,
-                    max_failures=_WORKER_DEATHS,
                     raise_on_failed_trial=False,
                     verbose=0,
                 )
         except BaseException as error:  # raised again by `run`, in the thread that asked
             self._end.reason = self._end.reason or error
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each machine."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -124,8 +137,12 @@ class _Stage:
     conductor: Conductor
     shared: ray.ObjectRef[Any]
     """What all its trials share, for workers to fetch."""
-    live: set[str] = field(default_factory=set)
-    """Trials that were proposed and have not ended, by Tune's ids."""
+    live: dict[str, Assignment] = field(default_factory=dict)
+    """What Tune has been given and has not ended, by Tune's ids."""
+    again: deque[Assignment] = field(default_factory=deque)
+    """Trials whose worker died."""
+    deaths: Counter[str] = field(default_factory=Counter)
+    """How often each trial's worker died."""
     done: threading.Event = field(default_factory=threading.Event)
     """Set when every trial has ended."""
 
@@ -133,16 +150,17 @@ class _Stage:
 class _Proposals(SearchAlgorithm):
     """Turns a stage's assignments into Tune trials, and waits for the next stage when they have all ended."""
 
-    def __init__(self, limit: int, end: _End) -> None:
-        self._limit = limit
+    def __init__(self, places: int, end: _End) -> None:
+        self.places = places
+        """How many trials run side by side."""
         self._end = end
         self._spec: dict[str, Any] = {}
         self._coming: SimpleQueue[_Stage | None] = SimpleQueue()
         self._started = 0
         self._closed = False
         self.stage: _Stage | None = None
-        self.deaths: dict[str, str] = {}
-        """Why a trial's worker died the last time."""
+        self.why: dict[str, str] = {}
+        """What Tune says of a worker's death, by its ids."""
 
     def begin(self, stage: _Stage) -> None:
         """Hands over the next stage; the one before is done."""
@@ -164,16 +182,18 @@ class _Proposals(SearchAlgorithm):
             # Nothing is live, so nothing else wants Tune's attention meanwhile.
             self.stage = None if self._closed else self._coming.get()
             self._closed = self.stage is None
-        if self.stage is None or len(self.stage.live) >= self._limit:
+        if self.stage is None or len(self.stage.live) > self.places:
             return None
+        assignment = None
         with self._end.on_error():
-            assignment = self.stage.conductor.next()
-        if self._end.reason is not None or assignment is None:
+            again = self.stage.again
+            assignment = replace(again.popleft(), proposed=time.time()) if again else self.stage.conductor.next()
+        if assignment is None:
             return None
         self._started += 1
         # Two stages may name their trials alike.
         name = f"{self._started}.{assignment.trial}"
-        self.stage.live.add(name)
+        self.stage.live[name] = assignment
         return TuneTrial(
             self._spec["run"],
             config={"assignment": assignment, "shared": self.stage.shared},
@@ -181,7 +201,6 @@ class _Proposals(SearchAlgorithm):
             placement_group_factory=self._spec["resources_per_trial"],
             storage=self._spec["storage"],
             checkpoint_config=self._spec["checkpoint_config"],
-            max_failures=_WORKER_DEATHS,
             stub=False,
         )
 
@@ -191,26 +210,36 @@ class _Proposals(SearchAlgorithm):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial's end, however it came."""
-        assert self.stage is not None  # only a stage has trials
-        trial, conductor = trial_id.partition(".")[2], self.stage.conductor
-        self.stage.live.discard(trial_id)
+        stage = self.stage
+        if stage is None or trial_id not in stage.live or self._end.reason is not None:
+            return
+        assignment = stage.live.pop(trial_id)
         report = (result or {}).get(REPORT)
-        reason = None
-        if error:
-            why = self.deaths.get(trial_id, "see Ray's logs")
-            reason = f"its worker died {_WORKER_DEATHS + 1} times; the last time: {why}"
-        elif isinstance(report, Report) and report.error:
-            log.info("%s failed: %s\n%s", trial, report.error, report.details)
-            reason = report.error
         with self._end.on_error():
-            conductor.ended(trial, reason)
-            if conductor.exhausted and not self.stage.live:
-                self.stage.done.set()
+            if error:
+                self._worker_died(stage, assignment, self.why.get(trial_id, "see Ray's logs"))
+            elif isinstance(report, Report) and report.error:
+                log.info("%s failed: %s\n%s", assignment.trial, report.error, report.details)
+                stage.conductor.ended(assignment.trial, report.error)
+            else:
+                stage.conductor.ended(assignment.trial)
+            if stage.conductor.exhausted and not stage.live and not stage.again:
+                stage.done.set()
+
+    def _worker_died(self, stage: _Stage, assignment: Assignment, why: str) -> None:
+        """Gives the trial to another worker, unless it has cost too many."""
+        stage.deaths[assignment.trial] += 1
+        deaths = stage.deaths[assignment.trial]
+        if deaths > _WORKER_DEATHS:
+            stage.conductor.ended(assignment.trial, f"its worker died {deaths} times; the last time: {why}")
+        else:
+            stage.again.append(assignment)
 
     def pass_on(self, result: dict[str, Any]) -> bool:
         """Gives a result's rows to the conductor; whether the trial trains on."""
-        assert self.stage is not None  # only a stage has trials
         report = result.get(REPORT)
+        if self.stage is None or self._end.reason is not None:
+            return False
         goes_on = True
         with self._end.on_error():
             for row in report.rows if isinstance(report, Report) else ():
@@ -221,11 +250,10 @@ class _Proposals(SearchAlgorithm):
 class _Events(TrialScheduler):
     """Passes rows to the conductor, and its decisions to Tune."""
 
-    def __init__(self, proposals: _Proposals, places: int) -> None:
+    def __init__(self, proposals: _Proposals) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._proposals = proposals
-        self._places = places
-        self._keeps = False
+        self._kept = 0
         self._waiting: deque[TuneTrial] = deque()
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
@@ -237,23 +265,23 @@ class _Events(TrialScheduler):
         self._proposals.pass_on(result)
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """A trial waits for a place: a new one, or one whose worker died."""
-        if not self._keeps:
+        """A trial waits for a place."""
+        if self._proposals.places > self._kept:
             # Tune keeps only as many idle workers as trials wait, so at the end of a stage all but one would go. No
             # public setting changes that; where this one is gone, stages are as right, and start more slowly.
             cache: Any = getattr(tune_controller, "_actor_cache", None)
             if hasattr(cache, "increase_max"):
-                cache.increase_max(trial.placement_group_factory, by=self._places)
-            self._keeps = True
+                cache.increase_max(trial.placement_group_factory, by=self._proposals.places - self._kept)
+            self._kept = self._proposals.places
         self._waiting.append(trial)
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """A trial's worker died; Tune starts the trial again, or tells `_Proposals` that it is over."""
+        """A trial's worker died; called before `_Proposals.on_trial_complete`."""
         # Tune's own `get_error` reads a copy that may not have been made yet.
         file = Path(trial.error_file or "")
         lines = file.read_text(encoding="utf-8").strip().splitlines() if file.is_file() else []
         if lines:
-            self._proposals.deaths[trial.trial_id] = lines[-1].strip()
+            self._proposals.why[trial.trial_id] = lines[-1].strip()
 
     def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """Nothing to do: Tune tells `_Proposals`."""
@@ -275,6 +303,10 @@ class _End(Callback):
     def __init__(self) -> None:
         self.reason: BaseException | None = None
 
+    def interrupt(self) -> None:
+        """Takes the user's wish for the reason."""
+        self.reason = self.reason or Interrupted()
+
     @contextmanager
     def on_error(self) -> Iterator[None]:
         """Takes an error in our own decisions for the reason: Tune would blame the trial, and go on."""
@@ -293,41 +325,9 @@ class _End(Callback):
             raise _StopTuneError
 
 
-@contextmanager
-def _interruptible(end: _End) -> Iterator[None]:
-    """Turns the first SIGINT or SIGTERM into an orderly end; a second one ends the process as usual."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.getsignal(number) for number in signals}
-
-        def want(number: int, frame: FrameType | None) -> None:
-            end.reason = end.reason or Interrupted()
-            for each in signals:
-                signal.signal(each, before[each])
-
-        for number in signals:
-            signal.signal(number, want)
-    except ValueError:  # Not the main thread, which alone may handle signals.
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what Tune says of its own workings and a user cannot mend."""
-    loud = [logging.getLogger(name) for name in ("ray.tune", "ray.air", "ray.train")]
-    levels = [logger.level for logger in loud]
-    for logger in loud:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loud, levels, strict=True):
-            logger.setLevel(level)
+def _silence() -> None:
+    """Quietens what Tune says of its own workings and a user cannot mend."""
+    for name in ("ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for module in (r"ray\.", r"ensemble_tune\.tune\.ray_runner"):  # some are said to be of who called Tune
+        warnings.filterwarnings("ignore", module=module)

@@ -84,6 +84,16 @@ class TestStartedTrial(_BaseTrialContract):
         live(trained, self.params(), tmp_path / "saved-again")
         assert content(tmp_path / "started") == content(tmp_path / "trained")
 
+    def test_one_that_was_interrupted_while_it_was_trained_ends_at_the_weights_of_before(self, tmp_path: Path) -> None:
+        first = BaseTrial(data=self.data, store=tmp_path / "out", parts={})
+        live(first, {**self.params(), "stop_epoch": 1}, tmp_path / "saved")
+        resume = Checkpoint(tmp_path / "saved" / "1", 1)
+        (ended,) = self.trial(tmp_path / "out")(self.params(), resume)
+        (tmp_path / "end").mkdir()
+        ended.save(tmp_path / "end")
+        assert ended.epoch == 2
+        assert content(tmp_path / "end") == content(self.start.folder)
+
     def test_another_member_is_trained(self, tmp_path: Path) -> None:
         results = live(self.trial(tmp_path / "out"), {**self.params(), "member": "base-0001"}, tmp_path / "saved")
         assert [result.epoch for result in results] == [1, 2]

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from tiny_frames import write_frame, write_sequences
 
 from ensemble_tune.ensemble import frame_cache
@@ -170,5 +171,10 @@ def test_what_a_dead_builder_left_goes_with_the_next_build(dataset: Dataset, cac
     left.mkdir()
     (left / "images.npy").write_bytes(b"half")
     (entry / "labels.npy").unlink()
-    load_frames(dataset, "train", SIZE, cache)
-    assert not left.exists()
+    other = entry.with_name(f".partial-4567-{entry.name}8")  # of another size
+    other.mkdir()
+    building = entry.with_name(f".partial-89ab-{entry.name}16")
+    building.mkdir()
+    with FileLock(entry.with_name(f"{entry.name}16.lock")):
+        load_frames(dataset, "train", SIZE, cache)
+    assert not left.exists() and not other.exists() and building.exists()

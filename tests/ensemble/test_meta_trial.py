@@ -8,7 +8,7 @@ import torch
 from members import Members
 from safetensors.numpy import load_file
 from tiles import SIZE, write_tile_frame, write_tiles
-from trial_contract import TrialContract, live
+from trial_contract import TrialContract, content, live
 
 from ensemble_tune.ensemble.fusion import MeanFusion
 from ensemble_tune.ensemble.meta_trial import MetaTrial, places
@@ -18,7 +18,7 @@ from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, PredictionsError
 from ensemble_tune.storage import remove_folder
-from ensemble_tune.trial import Params, Trial
+from ensemble_tune.trial import Checkpoint, Params, Trial
 
 KINDS = ("mean", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca")
 PARAMS: Params = {
@@ -58,6 +58,19 @@ class TestMetaTrial(TrialContract):
 
 def _trial(members: Members, data: StageData | None = None, store: Path | None = None) -> MetaTrial:
     return MetaTrial(data=data or members.data, store=store or members.store, library=members.library)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_fusion_that_was_trained_before_is_loaded(members: Members, tmp_path: Path, interrupted: bool) -> None:
+    before = live(_trial(members), PARAMS, tmp_path / "before")
+    start = Checkpoint(tmp_path / "before" / "2", 2)
+    resume = Checkpoint(tmp_path / "before" / "1", 1) if interrupted else None
+    (loaded,) = dataclasses.replace(_trial(members), start=start)(PARAMS, resume)
+    (tmp_path / "loaded").mkdir()
+    loaded.save(tmp_path / "loaded")
+    assert (loaded.epoch, loaded.scores["miou"]) == (2, before[1].scores["miou"])
+    assert content(tmp_path / "loaded") == content(start.folder)
 
 
 @pytest.mark.usefixtures("one_thread")

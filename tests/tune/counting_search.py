@@ -9,7 +9,7 @@ from pathlib import Path
 from counting_trial import CountingTrial
 
 from ensemble_tune.tune.conductor import Goal
-from ensemble_tune.tune.ray_runner import Interrupted
+from ensemble_tune.tune.interrupts import Interrupted
 from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.workers import Workers

@@ -131,12 +131,33 @@ class TestOnLocalRay:
         assert second <= first and len(first) == CORES
         wait_for(lambda: not any((Path("/proc") / process).exists() for process in first))
 
+    def test_an_idle_worker_that_dies_costs_no_trial(self, tmp_path: Path) -> None:
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.mkdir()
+        two.mkdir()
+        with Workers() as workers:
+            replace(search(one, 4, 3, 0.5), workers=workers).run()
+            for process in {process for _, _, process in log(one)}:
+                os.kill(int(process), signal.SIGKILL)
+            replace(search(two, 4, 3, 0.0), workers=workers).run()
+        assert [t.status for t in checked(two)] == [Status.FINISHED] * 4
+
     def test_workers_outlive_a_search_that_fails(self, tmp_path: Path) -> None:
         broken = replace(search(tmp_path, 2, 2, 0.0), on_end=lambda record: 1 / 0)
         with Workers() as workers:
             with pytest.raises(ZeroDivisionError):
                 replace(broken, workers=workers).run()
             replace(search(tmp_path, 2, 2, 0.0), workers=workers).run()
+        assert [t.status for t in checked(tmp_path)] == [Status.FINISHED] * 2
+
+    def test_ctrl_c_in_the_very_moment_of_the_end_ends_the_search(self, tmp_path: Path) -> None:
+        def interrupt(record: TrialRecord) -> None:
+            if record.number == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            replace(search(tmp_path, 2, 1, 0.0), on_end=interrupt).run()
+        search(tmp_path, 2, 1, 0.0).run()
         assert [t.status for t in checked(tmp_path)] == [Status.FINISHED] * 2
 
     def test_a_trial_that_fits_no_machine_is_refused_before_any_starts(self, tmp_path: Path) -> None:
