@@ -112,7 +112,32 @@ def steps(architecture: str) -> dict[str, Callable[[], int]]:
         "float32, channels last": training(ours("float32", False), [images]),
         "and the automatic precision": training(ours("auto", False), [images]),
         "and our layers": training(ours("auto", True), [images]),
+        "its convolutions alone: what no loop can beat": convolutions(ours("auto", True), images),
     }
+
+
+def convolutions(model: nn.Module, images: Tensor) -> Callable[[], int]:
+    """The convolutions of a training step, forward and both gradients, without anything between them."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+
+    def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append((module, inputs[0].detach()))
+
+    hooks = [m.register_forward_hook(seen) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    model.train()(images)
+    for hook in hooks:
+        hook.remove()
+
+    def run() -> int:
+        for module, features in calls:
+            with torch.autocast("cpu", torch.bfloat16):
+                output = module(features.requires_grad_(features.shape[1] > 3))
+            torch.autograd.backward(output, torch.ones_like(output))
+            features.grad = None
+        model.zero_grad()
+        return BATCH
+
+    return run
 
 
 def meta_steps(kind: MetaKind) -> dict[str, Callable[[], int]]:
