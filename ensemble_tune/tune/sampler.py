@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -76,7 +77,9 @@ class OptunaSampler:
         if self._name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         # group=True lets parameters that exist only under a condition be modelled together with the others.
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # no user can act on it
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
     def _best_so_far(self, curve: Mapping[int, float]) -> dict[int, float]:
         """The best score up to each epoch: what a pruned trial is worth is its best epoch, not its last."""
