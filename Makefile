@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The folder of the data set that `make bench` trains on.
 CAMVID ?= CamVid
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check bench soak setup clean
 
 setup: .venv/.installed
 
@@ -36,6 +36,10 @@ bench: setup
 	$(BIN)/python benchmarks/slots.py
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
+
+# Kills drivers and workers at random moments, 300 times; a quarter of an hour and more.
+soak: setup
+	$(BIN)/python tests/tune/soak.py 300 0
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -23,7 +23,6 @@ from ensemble_tune.ensemble.config import MetaConfig
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBERS, STACKING, MetaTrial
 from ensemble_tune.meta_search import member_config, predict_members
 from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
-from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.workers import Workers
@@ -50,7 +49,9 @@ def main(data: str) -> None:
             own = {MEMBERS: ",".join(members), BASES: "all", DEPLOY: "refit", STACKING: "out-of-fold"}
             search = Search(
                 trial=MetaTrial(data=frames, store=settings.out.absolute() / PREDICTIONS, library=members),
-                goal=Goal(stage="meta", metric=METRIC, keep=1),
+                metric=METRIC,
+                stage="meta",
+                keep=1,
                 out=Path(folder) / f"meta-{trials}",
                 max_epochs=EPOCHS,
                 points=[{**config.to_params(), **own, "seed": number} for number in range(trials)],

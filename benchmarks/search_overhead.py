@@ -25,7 +25,6 @@ from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.trial import Value
-from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord
 from ensemble_tune.tune.search import Search
@@ -97,7 +96,9 @@ def search(data: str, cache: str, out: str) -> None:
     settings = Settings(data=data, out=Path(out), cache=Path(cache))
     Search(
         trial=BaseTrial(data=settings.stage_data()),
-        goal=Goal(stage="base", metric=METRIC, keep=TRIALS),
+        metric=METRIC,
+        stage="base",
+        keep=TRIALS,
         out=settings.out,
         max_epochs=CONFIG.epochs,
         points=points(),

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_tune.trial import Checkpoint, EpochResult, Params
-from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.workers import Workers
@@ -49,7 +48,8 @@ def run(workers: Workers, out: Path, trials: int, epochs: int) -> float:
     started = time.perf_counter()
     Search(
         trial=sleeping if epochs else Meeting(out, trials),
-        goal=Goal(stage="base", metric="score", keep=1),
+        metric="score",
+        keep=1,
         out=out,
         max_epochs=max(1, epochs),
         points=[{"epochs": epochs, "seed": number} for number in range(trials)],

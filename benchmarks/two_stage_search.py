@@ -15,7 +15,6 @@ from ensemble_tune.ensemble.manifest import Stacking
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBERS, STACKING, MetaTrial
 from ensemble_tune.meta_search import member_config, predict_members
 from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
-from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.record import rank
 from ensemble_tune.tune.search import Search
 
@@ -61,7 +60,9 @@ def main(data: str, folder: Path, stacking: Stacking) -> None:
         ]
         found = Search(
             trial=BaseTrial(data=frames),
-            goal=Goal(stage="base", metric=METRIC, keep=len(bases)),
+            metric=METRIC,
+            stage="base",
+            keep=len(bases),
             out=settings.out,
             max_epochs=EPOCHS,
             points=[{**config.to_params(), "seed": number} for number, config in enumerate(bases)],
@@ -94,7 +95,9 @@ def main(data: str, folder: Path, stacking: Stacking) -> None:
         own = {MEMBERS: ",".join(members), BASES: "all", DEPLOY: "refit", STACKING: stacking}
         fused = Search(
             trial=MetaTrial(data=frames, store=settings.out.absolute() / PREDICTIONS, library=members),
-            goal=Goal(stage="meta", metric=METRIC, keep=len(metas)),
+            metric=METRIC,
+            stage="meta",
+            keep=len(metas),
             out=settings.out,
             max_epochs=EPOCHS,
             points=[{**config.to_params(), **own, "seed": number} for number, config in enumerate(metas)],

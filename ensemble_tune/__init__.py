@@ -8,7 +8,7 @@
     train(export_best(settings.out, "best.toml"), Settings(data="CamVid", out="runs/final"))
     list(segment_images("runs/final", "photos", "masks"))
 
-A search of anything else takes `Search`, `SearchSpace`, `Goal` and a generator of `EpochResult`.
+A search of anything else takes `Search`, `SearchSpace` and a generator of `EpochResult`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from ensemble_tune.trial import Checkpoint as Checkpoint
     from ensemble_tune.trial import EpochResult as EpochResult
     from ensemble_tune.trial import Trial as Trial
-    from ensemble_tune.tune.conductor import Goal as Goal
+    from ensemble_tune.tune.budget import Budget as Budget
+    from ensemble_tune.tune.budget import Target as Target
     from ensemble_tune.tune.ledger import Ledger as Ledger
+    from ensemble_tune.tune.record import Objective as Objective
     from ensemble_tune.tune.resources import Resources as Resources
     from ensemble_tune.tune.search import Search as Search
     from ensemble_tune.tune.search_space import SearchSpace as SearchSpace
@@ -42,17 +44,19 @@ if TYPE_CHECKING:
 # Imported when first asked for, so that reading a ledger or printing help imports no torch.
 _HOME = {
     "BaseConfig": "ensemble.config",
+    "Budget": "tune.budget",
     "Checkpoint": "trial",
     "EnsembleManifest": "ensemble.manifest",
     "EnsembleTuneError": "errors",
     "EpochResult": "trial",
-    "Goal": "tune.conductor",
     "Ledger": "tune.ledger",
     "MetaConfig": "ensemble.config",
+    "Objective": "tune.record",
     "Resources": "tune.resources",
     "Search": "tune.search",
     "SearchSpace": "tune.search_space",
     "Settings": "settings",
+    "Target": "tune.budget",
     "TrainedEnsemble": "ensemble.trained_ensemble",
     "Trial": "trial",
     "Workers": "tune.workers",

@@ -11,13 +11,15 @@ from ensemble_tune.ensemble.image_file import read_image
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.export import exported_trials
-from ensemble_tune.settings import METRIC, Settings
+from ensemble_tune.settings import Settings
+from ensemble_tune.strategy import Strategy
 from ensemble_tune.trial import Value
-from ensemble_tune.tune.conductor import Goal
-from ensemble_tune.tune.search import Search, SearchResult
+from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
 
 STAGE = "base"
+SAMPLER, SCHEDULER = "random", "asha-promote"
+"""What a search does where nothing else is wished: what spent a budget best in `benchmarks/quality.py`."""
 _BUILT = ("architecture", "encoder", "encoder_weights", "decoder_attention", "batch_size")
 """What decides whether a model can be built."""
 
@@ -30,36 +32,34 @@ def search_base(
     epochs: int = 30,
     size: str | None = None,
     encoder_weights: str | None = None,
-    sampler: str = "tpe",
-    scheduler: str = "asha",
-    keep: int = 12,
+    strategy: Strategy | None = None,
 ) -> SearchResult:
     """Searches base models: each trial trains on the training frames and is scored on val.
 
     size: working size such as "120x160"; None is the frames' own. encoder_weights: "imagenet", "none" or a file, in
-    place of what the space says. keep: how many of the best trials keep their weights. Raises an EnsembleTuneError
-    for whatever a user can mend, before any trial starts.
+    place of what the space says. Raises an EnsembleTuneError for whatever a user can mend, before any trial starts.
     """
-    if trials < 1 or epochs < 1 or keep < 1:
-        raise ConfigError(f"--trials, --epochs and --keep must be at least 1, but got {trials}, {epochs} and {keep}")
+    if trials < 1 or epochs < 1:
+        raise ConfigError(f"--trials and --epochs must be at least 1, but got {trials} and {epochs}")
+    strategy = strategy or Strategy()
     data = settings.stage_data()
     fixed: dict[str, Value] = {"size": format_size(parse_size(size)) if size else own_size(data), "epochs": epochs}
     if encoder_weights is not None:
         fixed["encoder_weights"] = encoder_weights
-    chosen = SearchSpace.load(space)
-    _check(chosen.fixed(**fixed), data)
-    result = Search(
+    chosen = SearchSpace.load(space).fixed(**fixed)
+    _check(chosen, data)
+    result = strategy.search(
+        settings,
         trial=BaseTrial(data=data),
-        goal=Goal(stage=STAGE, metric=METRIC, trials=trials, keep=keep, seed=settings.seed, sampler=sampler),
-        out=settings.out,
+        stage=STAGE,
         max_epochs=epochs,
-        space=chosen.fixed(**fixed),
-        scheduler=scheduler,
-        workers=settings.workers,
+        space=chosen,
+        trials=trials,
+        sampler=SAMPLER,
+        scheduler=SCHEDULER,
         provenance={"data": data.dataset().digest},
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
-        on_end=settings.on_trial,
     ).run()
     if result.best is None and result.records:
         last = result.records[-1]

@@ -16,32 +16,30 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ensemble_tune.cli_options import (
-    Address,
     Bases,
-    Cache,
-    CacheLimit,
     Cpu,
-    Cpus,
-    Data,
     Deploy,
     DeployChoice,
     EncoderWeights,
     Epochs,
-    Folds,
-    Gpus,
-    Keep,
+    Factor,
+    Grace,
+    Objectives,
     Out,
+    Price,
     RunFolder,
-    Sampler,
-    Scheduler,
+    RunOptions,
     Seed,
     Size,
     Stacking,
     StackingChoice,
+    StrategyOptions,
     Trials,
+    WhereOptions,
     WithVal,
+    with_groups,
 )
-from ensemble_tune.cli_output import err_console, out_console, print_final, print_stage, print_trial, warn_of_leak
+from ensemble_tune.cli_output import err_console, out_console, print_final, print_stage, warn_of_leak
 from ensemble_tune.errors import ConfigError, EnsembleTuneError
 
 if TYPE_CHECKING:
@@ -64,92 +62,70 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 @search_app.command("base")
+@with_groups
 def search_base(
-    data: Data,
-    out: Out,
+    run: RunOptions,
+    how: StrategyOptions,
+    where: WhereOptions,
     space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: base, base-small, demo.")] = "base",
     trials: Trials = 30,
     epochs: Epochs = 30,
     size: Size = None,
     encoder_weights: EncoderWeights = None,
-    sampler: Sampler = "tpe",
-    scheduler: Scheduler = "asha",
-    keep: Keep = 12,
-    folds: Folds = 3,
-    seed: Seed = 0,
-    cache: Cache = None,
-    cache_limit: CacheLimit = 100.0,
-    cpus: Cpus = 1,
-    gpus: Gpus = None,
-    cpu: Cpu = False,
-    address: Address = None,
 ) -> None:
-    """Stage 1: search base models."""
+    """Stage 1: search base models; those that show little promise are stopped early."""
     from ensemble_tune.base_search import search_base as search
 
-    settings = _settings(data, out, cache, cache_limit, folds, seed, cpus, gpus, cpu, address)
     search(
-        settings,
+        _settings(run, where),
         space=space,
         trials=trials,
         epochs=epochs,
         size=size,
         encoder_weights=encoder_weights,
-        sampler=sampler,
-        scheduler=scheduler,
-        keep=keep,
+        strategy=how.strategy(),
     )
-    print_stage(out, "base")
-    err_console.print(f"next: ensemble-tune search meta --data {data} --out {out}", soft_wrap=True)
+    print_stage(run.out, "base")
+    err_console.print(f"next: ensemble-tune search meta --data {run.data} --out {run.out}", soft_wrap=True)
 
 
 @search_app.command("meta")
+@with_groups
 def search_meta(
-    data: Data,
-    out: Out,
+    run: RunOptions,
+    how: StrategyOptions,
+    where: WhereOptions,
     space: Annotated[str, typer.Option(help="A TOML file, or a shipped space: meta, meta-small.")] = "meta",
     trials: Trials = 30,
     epochs: Epochs = 30,
     bases: Bases = "auto",
     deploy: Deploy = DeployChoice.REFIT,
     stacking: Stacking = StackingChoice.OUT_OF_FOLD,
-    sampler: Sampler = "tpe",
-    scheduler: Scheduler = "none",
-    keep: Keep = 12,
-    folds: Folds = 3,
-    seed: Seed = 0,
-    cache: Cache = None,
-    cache_limit: CacheLimit = 100.0,
-    cpus: Cpus = 1,
-    gpus: Gpus = None,
-    cpu: Cpu = False,
-    address: Address = None,
 ) -> None:
     """Stage 2: train the members' folds, then search fusions of their out-of-fold predictions."""
     from ensemble_tune.meta_search import search_meta as search
 
-    settings = _settings(data, out, cache, cache_limit, folds, seed, cpus, gpus, cpu, address)
     warn_of_leak(stacking)
     search(
-        settings,
+        _settings(run, where),
         space=space,
         trials=trials,
         epochs=epochs,
         bases=bases,
         deploy=deploy.value,
         stacking=stacking.value,
-        sampler=sampler,
-        scheduler=scheduler,
-        keep=keep,
+        strategy=how.strategy(),
     )
-    print_stage(out, "meta")
-    err_console.print(f"next: ensemble-tune export {out} --to best.toml", soft_wrap=True)
+    print_stage(run.out, "meta")
+    err_console.print(f"next: ensemble-tune export {run.out} --to best.toml", soft_wrap=True)
 
 
 @app.command()
+@with_groups
 def run(
-    data: Data,
-    out: Out,
+    run: RunOptions,
+    how: StrategyOptions,
+    where: WhereOptions,
     base_space: Annotated[str, typer.Option(help="Space of the base models.")] = "base",
     base_trials: Annotated[int, typer.Option(help="Base trials in all.")] = 30,
     base_epochs: Annotated[int, typer.Option(help="Epochs of a base trial.")] = 30,
@@ -161,25 +137,17 @@ def run(
     bases: Bases = "auto",
     deploy: Deploy = DeployChoice.REFIT,
     stacking: Stacking = StackingChoice.OUT_OF_FOLD,
-    sampler: Sampler = "tpe",
-    scheduler: Scheduler = "asha",
     with_val: WithVal = False,
-    folds: Folds = 3,
-    seed: Seed = 0,
-    cache: Cache = None,
-    cache_limit: CacheLimit = 100.0,
-    cpus: Cpus = 1,
-    gpus: Gpus = None,
-    cpu: Cpu = False,
-    address: Address = None,
 ) -> None:
-    """Everything in one go: both searches, export to OUT/best.toml, final training in OUT/final."""
+    """Everything in one go: both searches, export to OUT/best.toml, final training in OUT/final.
+
+    How to search, and its limits, hold for the base models; fusions are few and small, and all are trained.
+    """
     from ensemble_tune.run import run_all
 
-    settings = _settings(data, out, cache, cache_limit, folds, seed, cpus, gpus, cpu, address)
     warn_of_leak(stacking)
     result = run_all(
-        settings,
+        _settings(run, where),
         base_space=base_space,
         base_trials=base_trials,
         base_epochs=base_epochs,
@@ -191,14 +159,13 @@ def run(
         bases=bases,
         deploy=deploy.value,
         stacking=stacking.value,
-        sampler=sampler,
-        scheduler=scheduler,
+        strategy=how.strategy(),
         with_val=with_val,
     )
     from ensemble_tune.results import summary
 
-    out_console.print(summary(out, result.final.split, result.final.scores))
-    print_final(out / "final", result.final)
+    out_console.print(summary(run.out, result.final.split, result.final.scores))
+    print_final(run.out / "final", result.final)
 
 
 @app.command()
@@ -206,31 +173,84 @@ def results(
     run_folder: RunFolder,
     trial: Annotated[str | None, typer.Option(help="Show one trial: parameters, curve, IoU of each class.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Rows a stage.")] = 10,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="A score to make higher, or NAME:min lower; two or more show the best compromises."),
+    ] = None,
 ) -> None:
-    """Show a run's leaderboard, or one trial."""
-    from ensemble_tune.results import leaderboard, trial_page
+    """Show a run's leaderboard, the best compromises between objectives, or one trial."""
+    from ensemble_tune.results import compromises, leaderboard, trial_page
+    from ensemble_tune.tune.record import Objective
 
-    out_console.print(trial_page(run_folder, trial) if trial else leaderboard(run_folder, top=top))
+    if trial:
+        out_console.print(trial_page(run_folder, trial))
+    elif objective:
+        out_console.print(compromises(run_folder, [Objective.parse(text) for text in objective]))
+    else:
+        out_console.print(leaderboard(run_folder, top=top))
+
+
+@app.command()
+def plan(
+    run_folder: RunFolder,
+    slots: Annotated[str, typer.Option(help="Trials side by side; several with commas.")] = "1,4,16",
+    scheduler: Annotated[
+        str, typer.Option(help="asha-promote, asha, median or none; several with commas.")
+    ] = "asha-promote,asha,none",
+    trials: Annotated[int, typer.Option(help="Trials of each simulated search.")] = 100,
+    stage: Annotated[str, typer.Option(help="Whose trials to learn from.")] = "base",
+    grace: Grace = None,
+    factor: Factor = 3,
+    price: Price = None,
+    seed: Seed = 0,
+) -> None:
+    """Say from a run's own trials what other schedulers or more machines would have cost and found."""
+    from ensemble_tune.plan import plan as simulate
+    from ensemble_tune.plan import plan_table
+
+    counts = [word.strip() for word in slots.split(",")]
+    if not all(word.isdecimal() for word in counts):
+        raise ConfigError(f"--slots must be whole numbers with commas, but got {slots!r}; try 1,4,16")
+    with err_console.status("simulating"):
+        found = simulate(
+            run_folder,
+            stage=stage,
+            slots=[int(word) for word in counts],
+            schedulers=[name.strip() for name in scheduler.split(",")],
+            trials=trials,
+            grace=grace,
+            factor=factor,
+            price=price,
+            seed=seed,
+        )
+    out_console.print(plan_table(found))
 
 
 @app.command()
 def export(
     run_folder: RunFolder,
     to: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("best.toml"),
+    pick: Annotated[
+        str, typer.Option(help='best, knee of the compromises between objectives, or bounds such as "milliseconds<20".')
+    ] = "best",
+    objective: Objectives = ("miou", "milliseconds:min"),  # type: ignore[assignment]  # typer makes a list of it
 ) -> None:
     """Write the best ensemble of a run as a manifest."""
     from ensemble_tune.export import export_best
     from ensemble_tune.results import manifest_lines
+    from ensemble_tune.tune.record import Objective
 
-    manifest = export_best(run_folder, to)
+    manifest = export_best(run_folder, to, rule=pick, objectives=[Objective.parse(text) for text in objective])
     out_console.print(manifest_lines(manifest.to_document()))
     out_console.print(f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT", soft_wrap=True)
 
 
 @app.command()
+@with_groups
 def train(
     manifest: Annotated[Path, typer.Argument(help="A manifest, exported or written by hand.", show_default=False)],
     out: Out,
+    where: WhereOptions,
     data: Annotated[str | None, typer.Option(help="The data set. (default: what the manifest says)")] = None,
     with_val: WithVal = False,
     epochs: Annotated[int | None, typer.Option(help="In place of the bases' own epochs.")] = None,
@@ -238,12 +258,6 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="In place of the bases' own.")] = None,
     size: Annotated[str | None, typer.Option(help="In place of the manifest's own, HEIGHTxWIDTH in pixels.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the bases' own.")] = None,
-    cache: Cache = None,
-    cache_limit: CacheLimit = 100.0,
-    cpus: Cpus = 1,
-    gpus: Gpus = None,
-    cpu: Cpu = False,
-    address: Address = None,
 ) -> None:
     """Train an ensemble from its manifest and the data alone, and measure it on test."""
     from ensemble_tune.ensemble.manifest import EnsembleManifest
@@ -252,10 +266,10 @@ def train(
     read = EnsembleManifest.load(manifest).with_settings(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, size=size, seed=seed
     )
-    where = data or read.data
-    if where is None:
+    source = data or read.data
+    if source is None:
         raise ConfigError(f"{manifest} does not say where the data is; add --data DATA")
-    settings = _settings(where, out, cache, cache_limit, read.folds, seed or 0, cpus, gpus, cpu, address)
+    settings = where.settings(data=source, out=out, folds=read.folds, seed=seed or 0)
     print_final(out, train_ensemble(read, settings, with_val=with_val))
 
 
@@ -304,29 +318,5 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _settings(
-    data: str,
-    out: Path,
-    cache: Path | None,
-    cache_limit: float,
-    folds: int,
-    seed: int,
-    cpus: float,
-    gpus: float | None,
-    cpu: bool,
-    address: str | None,
-) -> Settings:
-    from ensemble_tune.settings import Settings, default_cache
-    from ensemble_tune.tune.resources import Resources
-    from ensemble_tune.tune.workers import Workers
-
-    return Settings(
-        data=data,
-        out=out,
-        cache=cache or default_cache(),
-        cache_limit=cache_limit,
-        folds=folds,
-        seed=seed,
-        workers=Workers(Resources(cpus=cpus, gpus=0.0 if cpu else gpus), address),
-        on_trial=print_trial,
-    )
+def _settings(run: RunOptions, where: WhereOptions) -> Settings:
+    return where.settings(data=run.data, out=run.out, folds=run.folds, seed=run.seed)

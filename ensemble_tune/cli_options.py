@@ -1,12 +1,20 @@
-"""The options of the command line, each written once: verbs that share an option share its words."""
+"""The options of the command line, each written once: verbs that share options take a group of them."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from ensemble_tune.settings import Settings
+    from ensemble_tune.strategy import Strategy
 
 
 class DeployChoice(StrEnum):
@@ -23,23 +31,42 @@ class StackingChoice(StrEnum):
     IN_SAMPLE = "in-sample"
 
 
+_how = partial(typer.Option, rich_help_panel="How to search")
+_limit = partial(typer.Option, rich_help_panel="When to end")
+_where = partial(typer.Option, rich_help_panel="Machines")
+
 Data = Annotated[str, typer.Option(help='A folder in the CamVid layout, or "synthetic" for built-in street scenes.')]
 Out = Annotated[Path, typer.Option(help="The run folder; the same command on the same folder goes on.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Cache = Annotated[
-    Path | None, typer.Option(help="Decoded frames, local to each machine. (default: ~/.cache/ensemble_tune)")
+    Path | None,
+    typer.Option(
+        help="Decoded frames, local to each machine. (default: ~/.cache/ensemble_tune)", rich_help_panel="Machines"
+    ),
 ]
-CacheLimit = Annotated[float, typer.Option(help="GiB that decoded frames may take; those unused for longest go first.")]
+CacheLimit = Annotated[
+    float,
+    typer.Option(
+        help="GiB that decoded frames may take; those unused for longest go first.", rich_help_panel="Machines"
+    ),
+]
 Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut into for out-of-fold predictions.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of proposals, weights, frame order and augmentation.")]
-Cpus = Annotated[float, typer.Option("--cpus-per-trial", help="Processor cores a trial.")]
+Cpus = Annotated[float, _where("--cpus-per-trial", help="Processor cores a trial.")]
 Gpus = Annotated[
     float | None,
-    typer.Option("--gpus-per-trial", help="Devices a trial; 0.25 shares one. (default: 1 where there is one)"),
+    typer.Option(
+        "--gpus-per-trial",
+        help="Devices a trial; 0.25 shares one. (default: 1 where there is one)",
+        rich_help_panel="Machines",
+    ),
 ]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Use no GPU.")]
+Cpu = Annotated[bool, _where("--cpu", help="Use no GPU.")]
 Address = Annotated[
-    str | None, typer.Option(help='A Ray cluster to join, for example "auto"; without it Ray starts here.')
+    str | None,
+    typer.Option(
+        help='A Ray cluster to join, for example "auto"; without it Ray starts here.', rich_help_panel="Machines"
+    ),
 ]
 Size = Annotated[str | None, typer.Option(help="Working size HEIGHTxWIDTH in pixels. (default: the frames' own)")]
 EncoderWeights = Annotated[
@@ -47,9 +74,46 @@ EncoderWeights = Annotated[
 ]
 Trials = Annotated[int, typer.Option(help="Trials in all, those of earlier calls included.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of a trial that is not stopped early.")]
-Sampler = Annotated[str, typer.Option(help="Who proposes parameters: tpe or random.")]
-Scheduler = Annotated[str, typer.Option(help="Who is stopped early: asha, or none.")]
-Keep = Annotated[int, typer.Option(help="How many of the best trials keep their weights.")]
+Sampler = Annotated[
+    str | None,
+    _how(help="Who proposes parameters: random, tpe, qmc, gp or grid. (default: random for base models, else tpe)"),
+]
+Scheduler = Annotated[
+    str | None,
+    _how(help="Who is stopped early: asha-promote, asha, median or none. (default: asha-promote for base models)"),
+]
+Grace = Annotated[
+    int | None,
+    typer.Option(
+        help="Epochs before a trial may be stopped. (default: the scheduler's choice)", rich_help_panel="How to search"
+    ),
+]
+Factor = Annotated[int, _how(help="One in so many trials goes on from a rung of asha.")]
+Objectives = Annotated[
+    list[str],
+    typer.Option(
+        "--objective",
+        help="A score to make higher, or NAME:min lower; again for more. The first one leads.",
+        rich_help_panel="How to search",
+    ),
+]
+Points = Annotated[Path | None, _how(help="A TOML file of points to start from.")]
+WarmStart = Annotated[
+    Path | None,
+    _how(help="Another run's folder, whose trials teach the sampler."),
+]
+Hours = Annotated[float | None, _limit(help="End after so many hours, earlier calls included.")]
+GpuHours = Annotated[float | None, _limit(help="End after so many hours times GPU shares.")]
+Cost = Annotated[float | None, _limit(help="End at this cost; needs --price.")]
+Price = Annotated[float | None, _limit(help="What a machine costs an hour.")]
+Goal = Annotated[
+    str | None,
+    typer.Option(
+        "--target", help="End once a trial has reached it, for example miou=0.6.", rich_help_panel="When to end"
+    ),
+]
+Patience = Annotated[int | None, _limit(help="End after so many trials without a new best.")]
+Keep = Annotated[int, _how(help="How many of the best trials keep their weights.")]
 Bases = Annotated[str, typer.Option(help='Base models to fuse: "auto", how many of the best, or names with commas.')]
 Deploy = Annotated[
     DeployChoice, typer.Option(help="What stands for a member: one model on all frames, or its fold models.")
@@ -59,3 +123,118 @@ Stacking = Annotated[
     typer.Option(help="in-sample learns from predictions on the bases' own training frames: it leaks; for comparison."),
 ]
 WithVal = Annotated[bool, typer.Option("--with-val", help="Train on val too.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereOptions:
+    """Where trials run, and what they keep there."""
+
+    cache: Cache = None
+    cache_limit: CacheLimit = 100.0
+    cpus: Cpus = 1
+    gpus: Gpus = None
+    cpu: Cpu = False
+    address: Address = None
+
+    def settings(self, *, data: str, out: Path, folds: int, seed: int) -> Settings:
+        """The settings of a run."""
+        from ensemble_tune.cli_output import print_line, print_trial
+        from ensemble_tune.settings import Settings, default_cache
+        from ensemble_tune.tune.resources import Resources
+        from ensemble_tune.tune.workers import Workers
+
+        return Settings(
+            data=data,
+            out=out,
+            cache=self.cache or default_cache(),
+            cache_limit=self.cache_limit,
+            folds=folds,
+            seed=seed,
+            workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address),
+            on_trial=print_trial,
+            say=print_line,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every search needs."""
+
+    data: Data
+    out: Out
+    folds: Folds = 3
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyOptions:
+    """How a stage is searched."""
+
+    sampler: Sampler = None
+    scheduler: Scheduler = None
+    grace: Grace = None
+    factor: Factor = 3
+    objective: Objectives = ("miou",)  # type: ignore[assignment]  # typer makes a list of it
+    points: Points = None
+    warm_start: WarmStart = None
+    hours: Hours = None
+    gpu_hours: GpuHours = None
+    cost: Cost = None
+    price: Price = None
+    target: Goal = None
+    patience: Patience = None
+    keep: Keep = 12
+
+    def strategy(self) -> Strategy:
+        """The same, checked. Raises ConfigError."""
+        from ensemble_tune.strategy import Strategy
+        from ensemble_tune.tune.budget import Budget, Target
+        from ensemble_tune.tune.record import Objective
+
+        return Strategy(
+            sampler=self.sampler,
+            scheduler=self.scheduler,
+            grace=self.grace,
+            factor=self.factor,
+            objectives=tuple(Objective.parse(text) for text in self.objective),
+            points=self.points,
+            warm_start=self.warm_start,
+            budget=Budget(
+                hours=self.hours,
+                gpu_hours=self.gpu_hours,
+                cost=self.cost,
+                price=self.price,
+                target=Target.parse(self.target) if self.target is not None else None,
+                patience=self.patience,
+            ),
+            keep=self.keep,
+        )
+
+
+def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
+    """Shows typer the fields of a verb's groups as options, and gives the verb the groups."""
+    hints = get_type_hints(verb, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    shown: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if name not in groups:
+            shown[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+            continue
+        types = get_type_hints(groups[name], include_extras=True)
+        for each in fields(groups[name]):
+            default = inspect.Parameter.empty if each.default is MISSING else each.default
+            shown[each.name] = inspect.Parameter(
+                each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[each.name]
+            )
+
+    @wraps(verb)
+    def called(**values: Any) -> None:
+        made = {
+            name: group(**{each.name: values.pop(each.name) for each in fields(group)})  # type: ignore[operator]
+            for name, group in groups.items()
+        }
+        verb(**values, **made)
+
+    called.__signature__ = inspect.Signature(list(shown.values()))  # type: ignore[attr-defined]
+    called.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
+    return called

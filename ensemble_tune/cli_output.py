@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ensemble_tune.cli_options import StackingChoice
-
 if TYPE_CHECKING:
     from ensemble_tune.final_training import FinalResult
     from ensemble_tune.tune.record import TrialRecord
@@ -28,6 +26,11 @@ def print_trial(record: TrialRecord) -> None:
     )
 
 
+def print_line(line: str) -> None:
+    """News of a search."""
+    err_console.print(line, soft_wrap=True)
+
+
 def print_stage(out: Path, stage: str) -> None:
     """The leaderboard of one stage."""
     from ensemble_tune.results import leaderboard
@@ -45,9 +48,9 @@ def print_final(out: Path, final: FinalResult) -> None:
     err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", soft_wrap=True)
 
 
-def warn_of_leak(stacking: StackingChoice) -> None:
+def warn_of_leak(stacking: str) -> None:
     """Says what in-sample stacking is, where it was chosen."""
-    if stacking is StackingChoice.IN_SAMPLE:
+    if stacking == "in-sample":
         err_console.print(
             "in-sample stacking: fusions learn from predictions on the bases' own training frames, which are better "
             "than any on new frames; for comparison only",

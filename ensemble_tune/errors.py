@@ -3,7 +3,9 @@
 EnsembleTuneError        one line: the rule, the value, the remedy
 +-- ConfigError          a setting, a search space or a manifest is wrong
 +-- DataError            a data set breaks a rule
-+-- RunError             a run folder lacks an earlier stage, is locked, or is damaged
++-- RunError             a run folder lacks an earlier stage, is locked, is damaged, or cannot be written
+|   +-- StorageError     a file could not be written, however often it was tried
+|       +-- StorageFullError  a disk or a quota is full
 +-- PredictionsError     saved predictions do not fit what they are asked for
 +-- TrainingError        training cannot go on, for example because the loss is NaN
 """
@@ -27,7 +29,15 @@ class DataError(EnsembleTuneError):
 
 
 class RunError(EnsembleTuneError):
-    """A run folder lacks an earlier stage, is locked by another process, or is damaged."""
+    """A run folder lacks an earlier stage, is locked by another process, is damaged, or cannot be written."""
+
+
+class StorageError(RunError):
+    """A file could not be written, however often it was tried."""
+
+
+class StorageFullError(StorageError):
+    """A disk or a quota is full; what was on it is whole."""
 
 
 class PredictionsError(EnsembleTuneError):

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
+from ensemble_tune.ensemble.cost import MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.fused import fused_members, simple_scores
+from ensemble_tune.settings import METRIC
 from ensemble_tune.storage import make_folder
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.record import Status, TrialRecord, rank
+from ensemble_tune.tune.pareto import pick
+from ensemble_tune.tune.record import Objective, Status, TrialRecord, rank
 from ensemble_tune.tune.search import versions
 
+OBJECTIVES = (Objective(METRIC), Objective(MILLISECONDS, "min"))
+"""What a compromise is between, where nothing else is wished."""
 EXPORTS = "exports"
 META_TRIAL = "meta_trial"
 """The key of the exported trial in a manifest's origin."""
 _OWN = ("members", "bases", "deploy", "stacking", "folds")
 
 
-def export_best(out: str | Path, to: str | Path, *, data: str | None = None) -> EnsembleManifest:
+def export_best(
+    out: str | Path,
+    to: str | Path,
+    *,
+    data: str | None = None,
+    rule: str = "best",
+    objectives: Sequence[Objective] = OBJECTIVES,
+) -> EnsembleManifest:
     """Writes the best ensemble that a run found, and remembers it in the run folder, so that its weights are kept.
 
     Among equal scores the earlier, simpler fusion wins: the plain mean is tried first. data: where the data was, if
-    the manifest shall say so. Raises RunError where no fusion has ended.
+    the manifest shall say so. rule: best, knee of the objectives' front, or bounds such as "milliseconds<20". Raises
+    RunError where no fusion has ended, ConfigError for a rule that none meets.
     """
     out, to = Path(out), Path(to)
     if not Ledger.exists(out / LEDGER):
@@ -37,7 +51,8 @@ def export_best(out: str | Path, to: str | Path, *, data: str | None = None) -> 
     if to.is_dir():
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
     make_folder(to.absolute().parent)
-    manifest = _manifest(ranked, {record.trial: record for record in records if record.stage == "base"}, data)
+    best = ranked[0] if rule == "best" else pick(ended, objectives, rule)
+    manifest = _manifest(best, ranked, {record.trial: record for record in records if record.stage == "base"}, data)
     manifest.save(out / EXPORTS / f"{manifest.origin[META_TRIAL]}.toml")
     manifest.save(to)
     return manifest
@@ -50,9 +65,10 @@ def exported_trials(out: Path) -> frozenset[str]:
     return frozenset(named - {""})
 
 
-def _manifest(ranked: list[TrialRecord], bases: dict[str, TrialRecord], data: str | None) -> EnsembleManifest:
-    """The best fusion with the members that it fuses."""
-    best = ranked[0]
+def _manifest(
+    best: TrialRecord, ranked: list[TrialRecord], bases: dict[str, TrialRecord], data: str | None
+) -> EnsembleManifest:
+    """A fusion with the members that it fuses."""
     names = fused_members(best)
     members = [bases[name] for name in names]
     fusion = {name: value for name, value in best.params.items() if name not in _OWN}
@@ -66,17 +82,17 @@ def _manifest(ranked: list[TrialRecord], bases: dict[str, TrialRecord], data: st
         data=data,
         data_digest=best.provenance.get("data"),
         trials=tuple(names),
-        scores=_scores(ranked),
+        scores=_scores(best, ranked),
         origin={**versions(), **best.provenance, META_TRIAL: best.trial},
     )
 
 
-def _scores(ranked: list[TrialRecord]) -> dict[str, float]:
+def _scores(best: TrialRecord, ranked: list[TrialRecord]) -> dict[str, float]:
     """The figures that chose the ensemble, on val."""
-    compared = {"fusion": ranked[0], **simple_scores(ranked)}
+    compared = {"fusion": best, **simple_scores(ranked)}
     return {
         f"{name}_{score}": float(record.scores[score])
         for name, record in compared.items()
-        for score in ("miou", "small_miou")
+        for score in ("miou", "small_miou", MILLISECONDS, PARAMETERS)
         if not math.isnan(record.scores.get(score, math.nan))
     }

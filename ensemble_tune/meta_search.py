@@ -14,16 +14,18 @@ from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.export import exported_trials
 from ensemble_tune.points import Point, train_points
-from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
+from ensemble_tune.settings import PREDICTIONS, Settings
+from ensemble_tune.strategy import Strategy
 from ensemble_tune.trained_before import trained_before
 from ensemble_tune.trial import Value
-from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
-from ensemble_tune.tune.search import Search, SearchResult
+from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
 
 STAGE = "meta"
+SAMPLER, SCHEDULER = "tpe", "none"
+"""What a search does where nothing else is wished: fusions are small, and all are trained."""
 _AUTO = 3
 
 
@@ -36,9 +38,7 @@ def search_meta(
     bases: str = "auto",
     deploy: Deploy = "refit",
     stacking: Stacking = "out-of-fold",
-    sampler: str = "tpe",
-    scheduler: str = "none",
-    keep: int = 12,
+    strategy: Strategy | None = None,
 ) -> SearchResult:
     """Searches fusions of base models; the plain mean and each member alone are tried beside them.
 
@@ -46,10 +46,9 @@ def search_meta(
     (that many of the best), or names such as "base-0003,base-0007". Raises an EnsembleTuneError for whatever a user
     can mend.
     """
-    if trials < 0 or epochs < 1 or keep < 1:
-        raise ConfigError(
-            f"--trials must be at least 0, --epochs and --keep at least 1, but got {trials}, {epochs}, {keep}"
-        )
+    if trials < 0 or epochs < 1:
+        raise ConfigError(f"--trials must be at least 0 and --epochs at least 1, but got {trials} and {epochs}")
+    strategy = strategy or Strategy()
     data = settings.stage_data()
     chosen = choose_members(settings.out, bases, data)
     members = {record.trial: member_config(record) for record in chosen}
@@ -65,20 +64,25 @@ def search_meta(
     }
     everyone = "+".join(str(place) for place in range(1, len(members) + 1))
     simple = [everyone] + [str(place) for place in range(1, len(members) + 1) if len(members) > 1]
-    search = Search(
-        trial=MetaTrial(data=data, store=settings.out.absolute() / PREDICTIONS, library=members),
-        goal=Goal(stage=STAGE, metric=METRIC, trials=trials, keep=keep, seed=settings.seed, sampler=sampler),
-        out=settings.out,
+    search = strategy.search(
+        settings,
+        trial=MetaTrial(
+            data=data,
+            store=settings.out.absolute() / PREDICTIONS,
+            library=members,
+            costs={record.trial: record.scores for record in chosen},
+        ),
+        stage=STAGE,
         max_epochs=epochs,
         space=meta_space.fixed(**fixed),
+        trials=trials,
+        sampler=SAMPLER,
+        scheduler=SCHEDULER,
         points=[{**fixed, "kind": "mean", BASES: subset} for subset in simple],
-        scheduler=scheduler,
-        workers=settings.workers,
         provenance={"data": data.dataset().digest},
         comparable=("size", "epochs", DEPLOY, STACKING, FOLDS),
         protected=exported_trials(settings.out),
         belongs=lambda record: record.params.get(MEMBERS) == fixed[MEMBERS],
-        on_end=settings.on_trial,
     )
     search.check()
     with settings.workers:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from ensemble_tune.errors import RunError
 from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.trial import Trial, Value
-from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.search import Search
@@ -33,14 +32,19 @@ def train_points(
     """
     records = Ledger(settings.out / LEDGER).trials(stage)
 
-    def has(point: Point, status: Status) -> bool:
-        return any(record.status is status and record.is_of(point) for record in records)
+    def has(point: Point, *statuses: Status) -> bool:
+        return any(record.status in statuses and record.is_of(point) for record in records)
 
-    wanted = [p for p in points if has(p, Status.RUNNING) or not done(p, has(p, Status.FINISHED))]
+    unfinished = (Status.RUNNING, Status.PAUSED)
+    wanted = [p for p in points if has(p, *unfinished) or not done(p, has(p, Status.FINISHED))]
     if wanted:
         search = Search(
             trial=trial,
-            goal=Goal(stage=stage, metric=METRIC, keep=keep, worth="last", seed=settings.seed),
+            metric=METRIC,
+            stage=stage,
+            keep=keep,
+            worth="last",
+            seed=settings.seed,
             out=settings.out,
             max_epochs=1,
             points=wanted,

@@ -15,7 +15,8 @@ from rich.text import Text
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.fused import simple_scores
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, rank
+from ensemble_tune.tune.pareto import front
+from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, rank
 
 _BARS = " ▏▎▍▌▋▊▉█"
 _TITLES = {
@@ -40,6 +41,28 @@ def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> Render
     records = read_run(out, stage)
     stages = [stage for stage in _TITLES if any(record.stage == stage for record in records)]
     return Group(*(_stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages))
+
+
+def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:
+    """Of every stage the trials that none beats in all objectives. Raises RunError or ConfigError."""
+    records = read_run(out)
+    known = sorted({name for record in records for name in record.scores})
+    for each in objectives:
+        if each.metric not in known:
+            raise ConfigError(f"{out} has no score {each.metric!r}; {suggest(each.metric, known)}")
+    tables = []
+    for stage in [stage for stage in ("base", "meta") if any(record.stage == stage for record in records)]:
+        table = Table(title=_TITLES[stage], title_justify="left", title_style="bold", box=SIMPLE, padding=0)
+        table.add_column("trial", no_wrap=True)
+        for each in objectives:
+            table.add_column(each.metric, justify="right", no_wrap=True)
+        table.add_column("what")
+        for record in front([record for record in records if record.stage == stage], objectives):
+            scores = [f"{record.scores[each.metric]:.4g}" for each in objectives]
+            table.add_row(record.trial, *scores, _told(record))
+        table.caption = "finished trials that no other beats in all of these scores"
+        tables.append(table)
+    return Group(*tables)
 
 
 def summary(out: Path, split: str | None, final: Mapping[str, float]) -> Table:
@@ -113,9 +136,13 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
     for record in [*ranked, *rest][:top]:
         scores = [_number(record.scores.get(score, math.nan)) for score in ("miou", "small_miou")]
         epoch = f"{record.best_epoch or '-'}/{record.epochs}"
-        what = " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
-        table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", what, record.error or record.status.value)
+        end = record.error or record.status.value
+        table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", _told(record), end)
     return table
+
+
+def _told(record: TrialRecord) -> str:
+    return " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
 
 
 def _pairs(title: str, values: Mapping[str, object]) -> Table:

@@ -13,6 +13,7 @@ from ensemble_tune.export import export_best
 from ensemble_tune.final_training import FinalResult, train
 from ensemble_tune.meta_search import checked_space, members_to_be, search_meta
 from ensemble_tune.settings import Settings
+from ensemble_tune.strategy import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,7 @@ def run_all(
     bases: str = "auto",
     deploy: Deploy = "refit",
     stacking: Stacking = "out-of-fold",
-    sampler: str = "tpe",
-    scheduler: str = "asha",
+    strategy: Strategy | None = None,
     with_val: bool = False,
 ) -> RunResult:
     """Searches base models, then fusions, writes OUT/best.toml, and trains it into OUT/final.
@@ -63,8 +63,7 @@ def run_all(
             epochs=base_epochs,
             size=size,
             encoder_weights=encoder_weights,
-            sampler=sampler,
-            scheduler=scheduler,
+            strategy=strategy,
         )
         search_meta(
             settings,
@@ -74,7 +73,6 @@ def run_all(
             bases=bases,
             deploy=deploy,
             stacking=stacking,
-            sampler=sampler,
         )
         manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
         final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, run=settings.out)

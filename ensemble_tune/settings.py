@@ -42,6 +42,8 @@ class Settings:
     """Proposals, initial weights, the order of frames, augmentation."""
     workers: Workers = field(default_factory=Workers)
     """Where trials run, and each one's share of a machine."""
+    say: Callable[[str], None] = lambda line: None
+    """Called with what a person may want to know, for example to print it."""
     on_trial: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends, for example to print it."""
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, StorageError, StorageFullError
+
+T = TypeVar("T")
 
 PARTIAL = ".partial-"
 """What the name of a file or folder begins with that is being written or removed."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RETRY_SECONDS = (0.1, 0.2, 0.4)
+"""How long a write that failed waits before it is tried again."""
 
 
 @contextmanager
@@ -29,7 +38,15 @@ def atomic_file(path: Path, *, within: Path | None = None) -> Iterator[Path]:
         _flush(aside)
         aside.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        # Where the storage fails, so may this: why the write failed must not be lost to it.
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | memoryview, *, within: Path | None = None) -> None:
+    """Writes a file atomically; within as in `atomic_file`."""
+    with atomic_file(path, within=within) as aside:
+        aside.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,6 +104,55 @@ def remove_partial(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def retried(write: Callable[[], T], path: Path) -> T:
+    """What `write` returns; where it raises an OSError, it is called again up to three times, after 0.1, 0.2 and 0.4 s.
+
+    path: what is written. Raises StorageFullError at once where a disk is full, StorageError when the last try failed.
+    """
+    for wait in (*_RETRY_SECONDS, None):
+        try:
+            return write()
+        except Exception as error:
+            if is_full(error):
+                raise full_error(path, error) from error
+            if not isinstance(error, OSError):
+                raise
+            if wait is None:
+                raise StorageError(
+                    f"{path} must be written, but that failed {len(_RETRY_SECONDS) + 1} times ({reason_of(error)}); "
+                    "mend the storage, then run the same command again: it goes on where it stopped"
+                ) from error
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed because a disk or a quota is full."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    # What writes its files outside Python (safetensors, torch) gives the system's reason in the text alone.
+    return any(os.strerror(code) in str(error) for code in _FULL)
+
+
+def full_error(path: Path, error: BaseException) -> StorageFullError:
+    """What to raise where `path` could not be written because a disk or a quota is full."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        free = f"{shutil.disk_usage(there).free / 1e6:,.1f} MB are free in {there} without it"
+    except OSError:
+        free = f"nothing can be told of {there}"
+    return StorageFullError(
+        f"{path} must be written, but its disk or quota is full ({reason_of(error)}; {free}); "
+        "make space, then run the same command again: it goes on where it stopped, and no file was damaged"
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a write or a read failed, in a few words."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (reason.strip().splitlines() or [type(error).__name__])[0]
 
 
 def _flush(path: Path) -> None:

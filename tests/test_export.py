@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from ensemble_tune.base_search import search_base
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, EnsembleTuneError, RunError
 from ensemble_tune.export import export_best, exported_trials
+from ensemble_tune.strategy import Strategy
+from ensemble_tune.tune.ledger import LEDGER, Ledger
 
 
 def test_the_best_fusion_is_exported_with_all_it_takes_to_train_it_again(tmp_path: Path) -> None:
@@ -36,6 +39,39 @@ def test_the_figures_that_chose_it_stand_beside_it(tmp_path: Path) -> None:
         "best_single_miou": 0.5,
         "best_single_small_miou": 0.25,
     }
+
+
+def costly(run: Path) -> Path:
+    """Fusions with what they cost: the trained one is the best and the slowest, one alone the fastest."""
+    seconds = {"meta-0000": 10.0, "meta-0001": 5.0, "meta-0002": 6.0, "meta-0003": 40.0}
+    records = Ledger(usual_run(run / "plain") / LEDGER).trials()
+    costs = {r.trial: {**r.scores, "milliseconds": seconds.get(r.trial, 5.0), "parameters": 2.0} for r in records}
+    return write_run(run, *(replace(r, scores=costs[r.trial]) if r.scores else r for r in records))
+
+
+@pytest.mark.parametrize(
+    ("rule", "trial"),
+    [
+        ("best", "meta-0003"),
+        ("knee", "meta-0000"),
+        ("milliseconds<20", "meta-0000"),
+        ("milliseconds<20,small_miou<0.26", "meta-0001"),
+    ],
+)
+def test_a_compromise_may_be_exported(tmp_path: Path, rule: str, trial: str) -> None:
+    run = costly(tmp_path / "run")
+    manifest = export_best(run, tmp_path / "best.toml", rule=rule)
+    assert manifest.origin["meta_trial"] == trial
+    (picked,) = [record for record in Ledger(run / LEDGER).trials("meta") if record.trial == trial]
+    assert manifest.scores["fusion_miou"] == picked.score
+    assert manifest.scores["fusion_milliseconds"] == picked.scores["milliseconds"]
+    assert trial in exported_trials(run)
+
+
+def test_a_compromise_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has milliseconds<1; the nearest is meta-0001 with milliseconds 5"):
+        export_best(costly(tmp_path / "run"), tmp_path / "best.toml", rule="milliseconds<1")
+    assert not (tmp_path / "best.toml").exists()
 
 
 @pytest.mark.parametrize("bases", ["2", "2+1"])
@@ -121,7 +157,7 @@ def test_the_weights_of_exported_trials_survive_a_later_extension_of_the_search(
     EnsembleManifest.from_document(document).save(out / "exports" / "by-hand.toml")
     space, _ = write_spaces(tmp_path / "spaces")
     here = settings(tiles, out, tmp_path / "copy" / "cache")
-    search_base(here, space=space, trials=3, epochs=8, size="32x32", scheduler="none", keep=1)
+    search_base(here, space=space, trials=3, epochs=8, size="32x32", strategy=Strategy(scheduler="none", keep=1))
     ranked = sorted(trials_of(out, "base"), key=lambda trial: -(trial.score or 0))
     kept = {trial.trial for trial in ranked if list((out / "checkpoints" / trial.trial).rglob("model.safetensors"))}
     assert kept == {ranked[0].trial, worst}

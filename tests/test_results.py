@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from ensemble_tune.cli_output import out_console
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.export import export_best
-from ensemble_tune.results import leaderboard, manifest_lines, summary, trial_page
-from ensemble_tune.tune.record import Status
+from ensemble_tune.results import compromises, leaderboard, manifest_lines, summary, trial_page
+from ensemble_tune.tune.record import Objective, Status
 
 
 def shown(what: RenderableType) -> str:
@@ -94,6 +95,22 @@ def test_the_summary_says_so_where_the_mean_wins(tmp_path: Path) -> None:
     text = shown(summary(run, None, {}))
     assert "<- exported" in _row(text, "mean of bases") and "<- exported" not in _row(text, "meta (plain)")
     assert "exported ensemble on" not in text
+
+
+def test_compromises_are_the_finished_trials_that_none_beats(tmp_path: Path) -> None:
+    records = [base(0, 0.4), base(1, 0.5), base(2, 0.45), base(3, 0.9, status=Status.STOPPED)]
+    costs = (5.0, 20.0, 25.0, 1.0)
+    records = [
+        replace(record, scores={**record.scores, "milliseconds": cost})
+        for record, cost in zip(records, costs, strict=True)
+    ]
+    text = shown(compromises(write_run(tmp_path, *records), [Objective("miou"), Objective("milliseconds", "min")]))
+    assert [line.split()[:3] for line in text.splitlines() if "base-" in line] == [
+        ["base-0001", "0.5", "20"],
+        ["base-0000", "0.4", "5"],
+    ]
+    with pytest.raises(ConfigError, match="has no score 'seconds'; did you mean"):
+        compromises(tmp_path, [Objective("miou"), Objective("seconds")])
 
 
 def test_a_manifest_in_a_few_lines(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -5,15 +7,19 @@ import time
 from pathlib import Path
 
 import pytest
+from small_disk import fill, small_disk
 
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, RunError, StorageFullError
 from ensemble_tune.storage import (
     atomic_file,
     atomic_folder,
+    is_full,
     is_partial,
     make_folder,
     remove_folder,
     remove_partial,
+    retried,
+    write_bytes,
     write_text,
 )
 
@@ -86,6 +92,57 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="must be a folder that can be written to"):
         make_folder(tmp_path / "file" / "deep")
+
+
+def test_a_full_disk_leaves_the_older_file_and_nothing_of_the_new(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        write_bytes(disk / "a", b"old")
+        fill(disk, leave=100_000)
+        with pytest.raises(OSError) as error:
+            write_bytes(disk / "a", bytes(200_000))
+        assert is_full(error.value)
+        assert (disk / "a").read_bytes() == b"old" and names(disk) == ["a", "filler"]
+        with pytest.raises(
+            StorageFullError, match=rf"{disk}/a must be written, .* 0\.1 MB are free in {disk} without it"
+        ):
+            retried(lambda: write_bytes(disk / "a", bytes(200_000)), disk / "a")
+
+
+def test_a_full_disk_or_quota_is_told_from_other_failures() -> None:
+    assert is_full(OSError(errno.ENOSPC, "x")) and is_full(OSError(errno.EDQUOT, "x"))
+    assert is_full(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert not is_full(OSError(errno.EIO, "No space left on device")) and not is_full(RuntimeError("x"))
+
+
+def test_why_a_write_failed_is_not_lost_where_tidying_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, **options: bool) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OSError, match="first"), atomic_file(tmp_path / "a"):
+        raise OSError(errno.EIO, "first")
+
+
+def test_a_write_that_fails_is_tried_four_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    left = [5]
+
+    def write() -> str:
+        left[0] -= 1
+        if left[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return "written"
+
+    with pytest.raises(RunError, match=r"a must be written, but that failed 4 times \(Input/output error\)") as error:
+        retried(write, tmp_path / "a")
+    assert naps == [0.1, 0.2, 0.4] and not isinstance(error.value, StorageFullError)
+    assert retried(write, tmp_path / "a") == "written"
+    with pytest.raises(ZeroDivisionError):
+        retried(lambda: 1 // 0, tmp_path / "a")
+    assert len(naps) == 3
 
 
 _WRITER = """

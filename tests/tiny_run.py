@@ -19,6 +19,7 @@ from tiles import SIZE
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.run import run_all
 from ensemble_tune.settings import Settings
+from ensemble_tune.strategy import Strategy
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 from ensemble_tune.tune.resources import Resources
@@ -87,7 +88,7 @@ def run_tiny(data: Path, folder: Path) -> None:
         meta_space=meta,
         meta_trials=META_TRIALS,
         meta_epochs=META_EPOCHS,
-        scheduler="none",
+        strategy=Strategy(scheduler="none"),
     )
 
 

@@ -16,6 +16,7 @@ from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.augment import Augment
 from ensemble_tune.ensemble.base_model import build_base_model
 from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
@@ -64,7 +65,8 @@ class BaseTrial:
         def score(model: nn.Module) -> dict[str, float]:
             if scored is None:
                 return {}
-            return score_frames(lambda rows: _logits(model, scored, rows, device), scored, _SCORED_TOGETHER).scores
+            timer = ForwardTimer(lambda rows: _logits(model, scored, rows, device), device)
+            return {**score_frames(timer, scored, _SCORED_TOGETHER).scores, **costs(model, timer)}
 
         if start is not None:
             load_weights(model.to(device).eval(), start.folder)

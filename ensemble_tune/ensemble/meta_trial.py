@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.augment import Augment
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
+from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
@@ -52,6 +53,8 @@ class MetaTrial:
     """Where the members' predictions are saved."""
     library: Mapping[str, BaseConfig]
     """The base models that may be fused, by name."""
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """The scores of each member's model, for what the whole ensemble costs."""
     start: Checkpoint | None = None
     """Where the fusion was trained before: there it is not trained again."""
 
@@ -60,7 +63,8 @@ class MetaTrial:
         device = self.data.prepare()
         values = dict(params)
         names = str(values.pop(MEMBERS)).split(",")
-        chosen = [self.library[names[i]] for i in places(str(values.pop(BASES, "all")), len(names))]
+        fused = [names[i] for i in places(str(values.pop(BASES, "all")), len(names))]
+        chosen = [self.library[name] for name in fused]
         for name in (FOLDS, ENSEMBLE, WITH_VAL):
             values.pop(name, None)
         deploy, stacking = values.pop(DEPLOY, "refit"), values.pop(STACKING, "out-of-fold")
@@ -83,7 +87,10 @@ class MetaTrial:
                 logits: Tensor = model(*(tensor.to(device) for tensor in inputs))
                 return logits
 
-            return score_frames(logits_of, held_out, _SCORED_TOGETHER).scores
+            timer = ForwardTimer(logits_of, device)
+            scores = score_frames(timer, held_out, _SCORED_TOGETHER).scores
+            models = 1 if deploy == "refit" else self.data.folds
+            return {**scores, **costs(model, timer, [self.costs.get(name, {}) for name in fused] * models)}
 
         if not config.trained:
             if resume is None:

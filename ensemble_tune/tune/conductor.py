@@ -1,55 +1,55 @@
-"""One stage's decisions, apart from whoever trains: what runs next, who goes on, what is written, what is kept."""
+"""One stage on disk: decisions, the ledger that remembers them, and the checkpoints that back it."""
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ensemble_tune.errors import StorageError
 from ensemble_tune.storage import remove_partial
 from ensemble_tune.trial import Value
+from ensemble_tune.tune.budget import Budget, Meter, Usage
+from ensemble_tune.tune.decisions import Decisions, Goal
 from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import GIVEN, EpochRecord, Mode, Status, TrialRecord, Worth, rank, trial_name
-from ensemble_tune.tune.sampler import Sampler, derive_seed
-from ensemble_tune.tune.scheduler import Scheduler
-from ensemble_tune.tune.trial_folder import TrialFolder
+from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+from ensemble_tune.tune.sampler import Sampler
+from ensemble_tune.tune.scheduler import Decision, Scheduler
+from ensemble_tune.tune.session import SessionRecord
+from ensemble_tune.tune.trial_folder import TrialFolder, unwritten
 
-_FLUSH_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """What a stage wants."""
-
-    stage: str
-    metric: str
-    mode: Mode = "max"
-    trials: int = 0
-    """How many trials the sampler proposes in all, those of earlier calls included; given ones come on top."""
-    keep: int
-    """How many of the best trials keep a checkpoint."""
-    sampler: str = GIVEN
-    """The sampler's name."""
-    worth: Worth = "best"
-    seed: int = 0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One trial to train: `params` hold the seed too."""
+    """One trial to train."""
 
-    trial: str
-    number: int
-    params: Mapping[str, Value]
+    record: TrialRecord
+    """As it was when it was handed out."""
     proposed: float = field(default_factory=time.time)
-    """When it was handed out, in seconds since 1970."""
+    """When that was, in seconds since 1970."""
+
+    @property
+    def trial(self) -> str:
+        """Its name."""
+        return self.record.trial
+
+    @property
+    def params(self) -> Mapping[str, Value]:
+        """Its parameters, the seed among them."""
+        return {**self.record.params, "seed": self.record.seed}
 
 
 class Conductor:
-    """Drives sampler, scheduler and ledger; asked and told by a runner, which alone knows where trials run."""
+    """Asked and told by a runner, which alone knows where trials run; whatever it says survives its process."""
 
     def __init__(
         self,
@@ -59,33 +59,57 @@ class Conductor:
         scheduler: Scheduler,
         ledger: Ledger,
         checkpoints: Path,
+        trials: int = 0,
+        budget: Budget | None = None,
         points: Sequence[Mapping[str, Value]] = (),
         provenance: Mapping[str, str] | None = None,
         protected: frozenset[str] = frozenset(),
         belongs: Callable[[TrialRecord], bool] = lambda record: True,
+        on_start: Callable[[int], None] = lambda places: None,
         on_end: Callable[[TrialRecord], None] = lambda record: None,
     ) -> None:
-        """checkpoints: the folder of all trial folders. points: parameters of given trials, which come before
-        those that the sampler proposes. protected: trials whose checkpoint is never removed. belongs: whether a trial
-        of the stage is this search's; no other is counted, or resumed. The ledger is open."""
+        """checkpoints: the folder of all trial folders. protected: trials whose checkpoint is never removed. on_start:
+        called with the number of trials that will run side by side. on_end: called with every trial that ends. The
+        others are those of `Decisions`. The ledger is open."""
         self.goal = goal
-        self._sampler = sampler
-        self._scheduler = scheduler
-        self._ledger = ledger
         self.checkpoints = checkpoints
-        self._points = deque(points)
-        self._proposed = 0
-        self._provenance = dict(provenance or {})
+        self._ledger = ledger
         self._protected = protected
         self._belongs = belongs
+        self._on_start = on_start
         self._on_end = on_end
-        self._records: dict[str, TrialRecord] = {}
-        self._curves: dict[str, dict[int, float]] = {}
-        self._stopping: set[str] = set()
-        self._waiting: deque[str] = deque()
-        self._flushed = time.monotonic()
+        self._ended: list[TrialRecord] = []
+        """Trials whose end is not on disk yet, and whose checkpoints are therefore all there."""
+        self._kept: list[tuple[float, int, str]] = []
+        """The best trials that ended, the best first: loss, number, name."""
+        now = datetime.now(UTC)
+        before = ledger.sessions(goal.stage)
+        self.meter = Meter(usage=_sum(before), since=now.timestamp())
+        self._session = SessionRecord(
+            stage=goal.stage,
+            session=max((session.session for session in before), default=0) + 1,
+            started=now,
+            updated=now,
+            slots=self.meter.places,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        self._before = replace(self.meter.usage)
+        self._decisions = Decisions(
+            goal,
+            sampler=sampler,
+            scheduler=scheduler,
+            trials=trials,
+            budget=budget,
+            meter=self.meter,
+            points=points,
+            provenance=provenance,
+            belongs=belongs,
+            changed=self._write,
+        )
         remove_partial(checkpoints)
         self._take_up()
+        self._decisions.look(now.timestamp())  # an earlier call may have used the budget up
 
     def folder(self, trial: str) -> TrialFolder:
         """Where a trial keeps its checkpoints."""
@@ -93,137 +117,149 @@ class Conductor:
 
     def records(self) -> list[TrialRecord]:
         """Every trial of the stage so far, by number."""
-        return sorted(self._records.values(), key=lambda record: record.number)
+        return sorted(self._decisions.records.values(), key=lambda record: record.number)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether no trial is left to start; some may still run."""
-        return not self._waiting and not self._points and self._proposed >= self.goal.trials
+    def reason(self) -> str | None:
+        """Why the search ends; None while there is something to do. Trials may still run: see `interrupt`."""
+        return self._decisions.reason
+
+    @property
+    def done(self) -> bool:
+        """Whether every trial has ended, or waits for another call."""
+        return self._decisions.done
+
+    def start(self, *, places: int, nodes: int, gpus: float) -> None:
+        """Called before the first trial; places: how many run side by side. nodes: machines. gpus: a trial's share."""
+        self.meter.places, self.meter.nodes, self.meter.gpus = places, nodes, gpus
+        self.meter.since = datetime.now(UTC).timestamp()
+        self._on_start(places)
 
     def next(self) -> Assignment | None:
-        """The next trial to start, interrupted ones first; None when none is left."""
-        if self._waiting:
-            return _assignment(self._records[self._waiting.popleft()])
-        if self.exhausted:
+        """The next trial to start, interrupted and promoted ones first; None when there is none for now."""
+        record = self._decisions.next()
+        if record is None:
             return None
-        number = max((record.number for record in self._records.values()), default=-1) + 1
-        given = bool(self._points)
-        params = dict(self._points.popleft() if given else self._sampler.propose(number))
-        seed = int(params.pop("seed", derive_seed(self.goal.seed, f"trial-{number}")))
-        record = TrialRecord(
-            trial=trial_name(self.goal.stage, number),
-            stage=self.goal.stage,
-            number=number,
-            status=Status.RUNNING,
-            params=params,
-            seed=seed,
-            sampler=GIVEN if given else self.goal.sampler,
-            started=datetime.now(UTC),
-            provenance=self._provenance,
-        )
-        self._proposed += not given
-        # Of a trial of this name that someone took out of the ledger.
-        self.folder(record.trial).remove()
-        self._ledger.drop_epochs_after(record, 0)
-        self._put(record)
-        self._flush()
-        return _assignment(record)
+        if not record.epochs:
+            # Of a trial of this name whose row was lost with its process: its checkpoints go, and as the numbers of
+            # its attempts stay, a worker that still trains it is fenced off.
+            self.folder(record.trial).clear()
+            self._ledger.drop_epochs_after(record, 0)
+        return Assignment(record)
 
-    def epoch(self, row: EpochRecord) -> bool:
-        """Takes an epoch's row; whether the trial trains on. A row of a replaced attempt changes nothing."""
-        record = self._records[row.trial]
-        if record.status is not Status.RUNNING or row.attempt < record.attempt or row.epoch in self._curves[row.trial]:
-            return row.trial not in self._stopping and record.status is Status.RUNNING
-        self._take_row(row)
-        goes_on = self._scheduler.goes_on(row.trial, row.epoch, row.scores.get(self.goal.metric, float("nan")))
-        if not goes_on:
-            self._stopping.add(row.trial)
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._flush()
-        return goes_on
+    def epoch(self, row: EpochRecord) -> Decision:
+        """Takes an epoch's row; what becomes of the trial. A row of a replaced attempt changes nothing."""
+        if self._decisions.is_new(row):
+            self._ledger.put_epoch(row)
+        return self._decisions.epoch(row)
 
-    def ended(self, trial: str, error: str | None = None) -> None:
-        """A trial has no more epochs: it reached its last, was stopped, or failed with `error`."""
-        record = self._records[trial]
-        if record.status is not Status.RUNNING:
-            return
-        status = Status.FAILED if error else Status.STOPPED if trial in self._stopping else Status.FINISHED
-        record = replace(record, status=status, error=error, ended=datetime.now(UTC))
-        self._put(record)
-        self._sampler.observe(record, self._curves[trial])
-        # First: a trial that the ledger calls running goes on from its last checkpoint.
+    def ended(self, trial: str, status: Status | None = None, error: str | None = None) -> None:
+        """A trial trains no further; status, error: FAILED or LOST and why, None where nothing went wrong."""
+        self._decisions.end(trial, status=status, error=error)
+
+    def look(self) -> None:
+        """Called several times a second: counts the time, and writes what has happened about once a second."""
+        now = datetime.now(UTC)
+        self._decisions.look(now.timestamp())
+        self._tell_session(now)
+        if self._ledger.flush_if_due():
+            self._retain()
+
+    def _flush(self) -> None:
+        if self._ledger.flush():
+            self._retain()
+
+    def interrupt(self, reason: str) -> None:
+        """Ends the search for now: trials that run pause where their last checkpoint is."""
+        self._decisions.interrupt(reason)
+
+    def close(self, reason: str | None = None) -> None:
+        """Writes all that happened; reason: why the search ends, where no decision of its own says so."""
+        now = datetime.now(UTC)
+        self._decisions.look(now.timestamp())
+        self._session = replace(self._session, ended=now, reason=self._decisions.reason or reason)
+        self._tell_session(now)
         self._flush()
-        self._retain(record)
-        self._on_end(record)
 
     def _take_up(self) -> None:
         """Goes on where the ledger and the checkpoints say an earlier process ended."""
-        for record in self._ledger.trials(self.goal.stage):
-            self._records[record.trial] = record
-            self._curves[record.trial] = {}
-            self._proposed += record.sampler != GIVEN and self._belongs(record)
-        rows = [row for row in self._ledger.epochs(self.goal.stage) if row.trial in self._records]
-        for record in [r for r in self._records.values() if r.status is Status.RUNNING and self._belongs(r)]:
-            rows = [row for row in rows if row.trial != record.trial] + self._recovered(record)
-        for row in sorted(rows, key=lambda row: row.reported):
-            score = row.scores.get(self.goal.metric, float("nan"))
-            self._curves[row.trial][row.epoch] = score
-            # Rows of two trials may have come in another order than they were reported: who went on had been let go on.
-            goes_on = self._scheduler.goes_on(row.trial, row.epoch, score)
-            if not goes_on and row.epoch == self._records[row.trial].epochs:
-                self._stopping.add(row.trial)
-        for record in self.records():
-            if record.status is not Status.RUNNING:
-                self._sampler.observe(record, self._curves[record.trial])
-            elif not self._belongs(record):
-                continue
-            elif record.trial in self._stopping:
-                self.ended(record.trial)
-            else:
-                self._waiting.append(record.trial)
+        stage = self.goal.stage
+        records = {record.trial: record for record in self._ledger.trials(stage)}
+        for record in unwritten(self.checkpoints, stage, records):
+            self._ledger.put_trial(record)
+            records[record.trial] = record
+        rows = [row for row in self._ledger.epochs(stage) if row.trial in records]
+        unfinished = {name for name, r in records.items() if not r.status.is_end and self._belongs(r)}
+        rows = [row for row in rows if row.trial not in unfinished]
+        for name in sorted(unfinished):
+            records[name], own = self._recovered(records[name])
+            rows += own
+        ended = [record for record in records.values() if record.status.is_end]
+        self._decisions.take_up(list(records.values()), rows)
+        self._ended += ended
         self._flush()
-        self._retain(*[record for record in self.records() if record.status is not Status.RUNNING])
 
-    def _recovered(self, record: TrialRecord) -> list[EpochRecord]:
-        """An interrupted trial's rows, from the checkpoint that it will go on from; the ledger is made to agree."""
+    def _recovered(self, record: TrialRecord) -> tuple[TrialRecord, list[EpochRecord]]:
+        """An interrupted trial with its rows, from the checkpoint that it will go on from; the ledger is made to
+        agree."""
         checkpoint, rows = self.folder(record.trial).history()
         fresh = replace(record, epochs=0, best_epoch=None, score=None, scores={}, seconds=0.0)
         for row in rows:
             self._ledger.put_epoch(row)
             fresh = fresh.with_epoch(row, self.goal.metric, self.goal.mode, self.goal.worth)
         self._ledger.drop_epochs_after(record, checkpoint.epoch if checkpoint else 0)
-        self._records[record.trial] = fresh
         self._ledger.put_trial(fresh)
-        return rows
+        return fresh, rows
 
-    def _take_row(self, row: EpochRecord) -> None:
-        self._curves[row.trial][row.epoch] = row.scores.get(self.goal.metric, float("nan"))
-        self._ledger.put_epoch(row)
-        self._put(self._records[row.trial].with_epoch(row, self.goal.metric, self.goal.mode, self.goal.worth))
-
-    def _put(self, record: TrialRecord) -> None:
-        self._records[record.trial] = record
-        self._curves.setdefault(record.trial, {})
+    def _write(self, record: TrialRecord) -> None:
         self._ledger.put_trial(record)
+        if record.status.is_end:
+            self._ended.append(record)
+            self._on_end(record)
 
-    def _flush(self) -> None:
-        self._ledger.flush()
-        self._flushed = time.monotonic()
+    def _tell_session(self, now: datetime) -> None:
+        used = self.meter.usage
+        self._session = replace(
+            self._session,
+            updated=now,
+            slots=self.meter.places,
+            node_hours=used.node_hours - self._before.node_hours,
+            gpu_hours=used.gpu_hours - self._before.gpu_hours,
+        )
+        self._ledger.put_session(self._session)
 
-    def _retain(self, *ended: TrialRecord) -> None:
-        """Of ended trials, the checkpoint each is worth; of a trial outside the best `keep`, none."""
-        for record in ended:
-            if record.best_epoch is not None:
-                self.folder(record.trial).keep({record.best_epoch})
-                self.folder(record.trial).clear_partial()
-        ranked = [r for r in rank(self.records(), self.goal.mode) if r.status is not Status.RUNNING]
-        losers = [r for r in ranked[self.goal.keep :] if r.trial not in self._protected]
-        worthless = [
-            r for r in self.records() if r.status is Status.FAILED or (r.best_epoch is None and r.ended is not None)
-        ]
-        for loser in (*losers, *worthless):
-            self.folder(loser.trial).remove()
+    def _retain(self) -> None:
+        """Of trials that ended, the checkpoint each is worth; of one outside the best `keep`, none.
+
+        Only once their end is on disk: a trial that the ledger calls running goes on from its last checkpoint.
+        """
+        while self._ended:
+            record = self._ended[-1]
+            folder = self.folder(record.trial)
+            try:
+                if record.best_epoch is None or record.status in (Status.FAILED, Status.LOST):
+                    folder.remove()
+                else:
+                    folder.keep({record.best_epoch})
+                    folder.clear_partial()
+                    folder.forget()
+            except StorageError as error:
+                log.warning("%s; it is tried again", error)
+                return
+            self._ended.pop()
+            if record.score is not None and record.status not in (Status.FAILED, Status.LOST):
+                loss = -record.score if self.goal.mode == "max" else record.score
+                insort(self._kept, (loss, record.number, record.trial))
+        while len(self._kept) > self.goal.keep:
+            _, _, name = self._kept.pop()
+            if name not in self._protected:
+                with suppress(StorageError):  # it is worth no more than its space
+                    self.folder(name).remove()
 
 
-def _assignment(record: TrialRecord) -> Assignment:
-    return Assignment(record.trial, record.number, {**record.params, "seed": record.seed})
+def _sum(sessions: Sequence[SessionRecord]) -> Usage:
+    return Usage(
+        hours=sum((session.updated - session.started).total_seconds() for session in sessions) / 3600,
+        node_hours=sum(session.node_hours for session in sessions),
+        gpu_hours=sum(session.gpu_hours for session in sessions),
+    )

@@ -1,7 +1,8 @@
-"""The ledger: two Parquet tables, one row a trial and one row a (trial, epoch). The truth that a search resumes from.
+"""The ledger: Parquet tables of trials, of their epochs and of sessions. The truth that a search resumes from.
 
     OUT/ledger/trials/base-00000.parquet    trials 0 to 255 of stage base
     OUT/ledger/epochs/base-00000.parquet    epochs of trials 0 to 63 of stage base
+    OUT/ledger/sessions/base.parquet        one row a call of a search on stage base
 
 A part holds a fixed range of trials and is replaced in one step when one of its rows changes; so a reader sees each
 row once and never half a part. All parts of a table have the same columns: when a new parameter or score appears,
@@ -10,117 +11,59 @@ every part gets its column. `param.*` are parameters, `score.*` scores, `seconds
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import atomic_file, make_folder, remove_partial, write_text
-from ensemble_tune.trial import Value
-from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+from ensemble_tune.storage import full_error, is_full, make_folder, reason_of, remove_partial, write_text
+from ensemble_tune.tune.ledger_rows import (
+    EPOCHS,
+    SESSIONS,
+    TRIALS,
+    epoch_records,
+    epoch_row,
+    session_records,
+    session_row,
+    trial_records,
+    trial_row,
+)
+from ensemble_tune.tune.ledger_table import LedgerTable
+from ensemble_tune.tune.record import EpochRecord, TrialRecord
+from ensemble_tune.tune.session import SessionRecord
 
 LEDGER = "ledger"
 """The ledger's folder in a run folder."""
 
-_NAME = pa.dictionary(pa.int32(), pa.string())
-_TIME = pa.timestamp("us", tz="UTC")
-_TRIALS = pa.schema(
-    [
-        pa.field("trial", pa.string(), nullable=False),
-        pa.field("stage", _NAME, nullable=False),
-        pa.field("number", pa.int64(), nullable=False),
-        pa.field("status", _NAME, nullable=False),
-        ("attempt", pa.int64()),
-        ("seed", pa.int64()),
-        ("sampler", _NAME),
-        ("started", _TIME),
-        ("ended", _TIME),
-        ("seconds", pa.float64()),
-        ("epochs", pa.int64()),
-        ("best_epoch", pa.int64()),
-        ("score", pa.float64()),
-        ("error", pa.string()),
-    ]
-)
-_EPOCHS = pa.schema(
-    [
-        pa.field("trial", pa.string(), nullable=False),
-        pa.field("stage", _NAME, nullable=False),
-        pa.field("number", pa.int64(), nullable=False),
-        ("attempt", pa.int64()),
-        pa.field("epoch", pa.int64(), nullable=False),
-        ("reported", _TIME),
-        ("worker", _NAME),
-    ]
-)
-_TRIALS_A_PART = 256
-_EPOCH_TRIALS_A_PART = 64
+_FLUSH_SECONDS = 1.0
+_FLUSH_SHARE = 20
+"""A flush is due when this many times what the last one took has passed: writing takes 5% of the driver at most."""
+_LONGEST_RETRY_SECONDS = 60.0
 
-
-class _Table:
-    """One table's parts in a folder, all of one schema."""
-
-    def __init__(self, folder: Path, core: pa.Schema, trials_a_part: int) -> None:
-        self.folder = folder
-        self._trials_a_part = trials_a_part
-        self._core = core
-        self.schema = self._merged()
-
-    def paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*.parquet"))
-
-    def open(self) -> None:
-        """Gives all parts the same columns, in case a writer died while it added one. Only for the one writer."""
-        self.folder.mkdir(exist_ok=True)
-        self.schema = self._merged()
-        for path in self.paths():
-            if _schema_of(path, self._core) != self.schema:
-                _write(path, _conform(_read(path), self.schema))
-
-    def _merged(self) -> pa.Schema:
-        schema = self._core
-        for path in self.paths():
-            schema = _merge(schema, _schema_of(path, self._core))
-        return schema
-
-    def part(self, stage: str, number: int) -> Path:
-        """The part that holds a trial."""
-        return self.folder / f"{stage}-{number - number % self._trials_a_part:05d}.parquet"
-
-    def rows(self, columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """Every row as plain values."""
-        return [row for path in self.paths() for row in _read(path, columns).to_pylist()]
-
-    def write(self, path: Path, rows: list[dict[str, Any]]) -> None:
-        """Replaces one part; first gives every part the columns that only these rows have."""
-        needed = _merge(self.schema, _schema_for(rows))
-        if needed != self.schema:
-            self.schema = needed
-            for other in self.paths():
-                if other != path:
-                    _write(other, _conform(_read(other), needed))
-        columns = [_column([row.get(field.name) for row in rows], field.type) for field in self.schema]
-        _write(path, pa.table(columns, schema=self.schema))
+_log = logging.getLogger(__name__)
 
 
 class Ledger:
     """Reads the ledger of a run folder, and writes it as its one writer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds, by which flushes are due and storage that fails is tried again."""
         self.folder = folder
+        self._clock = clock
         self._lock = FileLock(folder / "writer.lock")
-        self._trials = _Table(folder / "trials", _TRIALS, _TRIALS_A_PART)
-        self._epochs = _Table(folder / "epochs", _EPOCHS, _EPOCH_TRIALS_A_PART)
-        self._trial_rows: dict[Path, dict[str, TrialRecord]] = defaultdict(dict)
-        self._epoch_rows: dict[Path, dict[tuple[str, int], EpochRecord]] = defaultdict(dict)
-        self._changed: set[Path] = set()
+        self._trials = LedgerTable(folder / "trials", TRIALS, trial_row, trial_records)
+        self._epochs = LedgerTable(folder / "epochs", EPOCHS, epoch_row, epoch_records)
+        self._sessions = LedgerTable(folder / "sessions", SESSIONS, session_row, session_records)
+        self._flushed = clock()
+        self._took = 0.0
+        self._failures = 0
+        """How many flushes failed since the last that did not."""
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -128,18 +71,19 @@ class Ledger:
         return any((folder / "trials").glob("*.parquet"))
 
     def trials(self, stage: str | None = None) -> list[TrialRecord]:
-        """All trials, or one stage's, by stage and number. Raises RunError for a damaged part."""
-        records = (_trial_record(row) for row in self._trials.rows())
-        return sorted(
-            (r for r in records if stage is None or r.stage == stage), key=lambda record: (record.stage, record.number)
-        )
+        """All trials on disk, or one stage's, by stage and number. Raises RunError for a damaged part."""
+        with self._readable():
+            return sorted(self._trials.records(stage), key=lambda record: (record.stage, record.number))
 
     def epochs(self, stage: str | None = None) -> list[EpochRecord]:
-        """All epochs, or one stage's, by stage, trial and epoch. Raises RunError for a damaged part."""
-        records = (_epoch_record(row) for row in self._epochs.rows())
-        return sorted(
-            (r for r in records if stage is None or r.stage == stage), key=lambda r: (r.stage, r.number, r.epoch)
-        )
+        """All epochs on disk, or one stage's, by stage, trial and epoch. Raises RunError for a damaged part."""
+        with self._readable():
+            return sorted(self._epochs.records(stage), key=lambda record: (record.stage, record.number, record.epoch))
+
+    def sessions(self, stage: str | None = None) -> list[SessionRecord]:
+        """All sessions on disk, or one stage's, by stage and session. Raises RunError for a damaged part."""
+        with self._readable():
+            return sorted(self._sessions.records(stage), key=lambda record: (record.stage, record.session))
 
     def open(self) -> None:
         """Becomes the one writer. Raises RunError, naming the owner, where another process is."""
@@ -154,177 +98,110 @@ class Ledger:
                 "wait for it, stop it, or use another --out"
             ) from None
         try:
-            write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
-            remove_partial(self.folder)
-            self._trials.open()
-            self._epochs.open()
-            for trial in self.trials():
-                self._trial_rows[self._trials.part(trial.stage, trial.number)][trial.trial] = trial
-            for epoch in self.epochs():
-                self._epoch_rows[self._epochs.part(epoch.stage, epoch.number)][epoch.trial, epoch.epoch] = epoch
+            with self._readable():
+                write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
+                remove_partial(self.folder)
+                for table in (self._trials, self._epochs, self._sessions):
+                    table.open()
+                # A status that this version does not know is told before anything is trained or written.
+                self.trials()
         except BaseException:
             self._lock.release()
             raise
 
     def put_trial(self, record: TrialRecord) -> None:
         """Adds or replaces a trial's row; on disk after the next flush."""
-        path = self._trials.part(record.stage, record.number)
-        self._trial_rows[path][record.trial] = record
-        self._changed.add(path)
+        self._trials.put(record.stage, record.number, 0, record)
 
     def put_epoch(self, record: EpochRecord) -> None:
         """Adds an epoch's row, or replaces the row of an epoch that was trained again."""
-        path = self._epochs.part(record.stage, record.number)
-        self._epoch_rows[path][record.trial, record.epoch] = record
-        self._changed.add(path)
+        self._epochs.put(record.stage, record.number, record.epoch, record)
+
+    def put_session(self, record: SessionRecord) -> None:
+        """Adds or replaces a session's row."""
+        self._sessions.put(record.stage, record.session, 0, record)
 
     def drop_epochs_after(self, trial: TrialRecord, epoch: int) -> None:
         """Forgets rows that no checkpoint backs, because the trial goes on from an earlier epoch."""
-        rows = self._epoch_rows[self._epochs.part(trial.stage, trial.number)]
-        for key in [key for key in rows if key[0] == trial.trial and key[1] > epoch]:
-            del rows[key]
-            self._changed.add(self._epochs.part(trial.stage, trial.number))
+        self._epochs.drop_after(trial.stage, trial.number, epoch)
 
-    def flush(self) -> None:
-        """Writes every changed part."""
-        for path in sorted(self._changed):
-            if path.parent == self._trials.folder:
-                trials = sorted(self._trial_rows[path].values(), key=lambda record: record.number)
-                self._trials.write(path, [_trial_row(record) for record in trials])
-            else:
-                epochs = sorted(self._epoch_rows[path].values(), key=lambda record: (record.number, record.epoch))
-                self._epochs.write(path, [_epoch_row(record) for record in epochs])
-        self._changed.clear()
+    def flush(self) -> bool:
+        """Writes what was put; whether all of it is on disk now.
 
-    def close(self) -> None:
-        """Writes what is left and lets another process write."""
+        Storage that fails is told once, in the log, and tried again after 1, 2, 4 ... 60 s; until then nothing is
+        written, and every row is kept in memory. Raises StorageFullError where a disk is full; rows are kept then too.
+        """
+        if self._failures:
+            wait = min(2.0 ** (self._failures - 1), _LONGEST_RETRY_SECONDS)
+            if self._clock() < self._flushed + wait:
+                return False
+        return self._try()
+
+    def flush_if_due(self) -> bool:
+        """Flushes where the last one is 1 s ago, and 20 times what it took; whether it wrote all there was.
+
+        Raises StorageFullError as `flush` does.
+        """
+        if self._clock() < self._flushed + max(_FLUSH_SECONDS, _FLUSH_SHARE * self._took):
+            return False
+        return self.flush()
+
+    def close(self, patience: float = 30.0) -> None:
+        """Writes what is left and lets another process write.
+
+        patience: seconds to try for where the storage fails. Raises RunError where it still does then.
+        """
         try:
-            self.flush()
+            until = self._clock() + patience
+            while not self._try():
+                if self._clock() >= until:
+                    raise RunError(
+                        f"a search writes its last rows to {self.folder}, but that failed for {patience:g} s "
+                        f"({self._reason}); mend the storage, then run the same command again: it goes on from what "
+                        "is there and from the checkpoints"
+                    )
+                time.sleep(min(1.0, patience / 10))
         finally:
             self._lock.release()
 
+    def _try(self) -> bool:
+        """One flush, whenever the last one was."""
+        started = self._clock()
+        try:
+            # Epochs first: whoever dies between the two leaves no trial with a score that no epoch of it has.
+            for table in (self._epochs, self._trials, self._sessions):
+                table.flush()
+        except OSError as error:
+            if is_full(error):
+                raise full_error(self.folder, error) from error
+            self._failures += 1
+            self._reason = reason_of(error)
+            if self._failures == 1:
+                _log.warning(
+                    "%s cannot be written (%s); the search goes on, and nothing is lost while this process lives: "
+                    "it keeps every row and tries again, at least once a minute",
+                    self.folder,
+                    self._reason,
+                )
+            return False
+        finally:
+            self._flushed = self._clock()
+            self._took = self._flushed - started
+        if self._failures:
+            _log.warning("%s is written again, with every row that waited", self.folder)
+        self._failures = 0
+        return True
 
-def _trial_row(record: TrialRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _TRIALS.names}
-    row["status"] = record.status.value
-    row |= {f"param.{name}": value for name, value in record.params.items()}
-    row |= {f"score.{name}": score for name, score in record.scores.items()}
-    return row | {f"from.{name}": text for name, text in record.provenance.items()}
-
-
-def _trial_record(row: Mapping[str, Any]) -> TrialRecord:
-    core = {name: row[name] for name in _TRIALS.names}
-    core["status"] = Status(core["status"])
-    return TrialRecord(
-        **core,
-        params=dict(_under("param.", row)),
-        scores=dict(_under("score.", row)),
-        provenance=dict(_under("from.", row)),
-    )
-
-
-def _epoch_row(record: EpochRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _EPOCHS.names}
-    row |= {f"score.{name}": score for name, score in record.scores.items()}
-    return row | {f"seconds.{name}": seconds for name, seconds in record.seconds.items()}
-
-
-def _epoch_record(row: Mapping[str, Any]) -> EpochRecord:
-    core = {name: row[name] for name in _EPOCHS.names}
-    return EpochRecord(**core, scores=dict(_under("score.", row)), seconds=dict(_under("seconds.", row)))
-
-
-def _under(prefix: str, row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The columns of one kind that have a value in this row, without their prefix."""
-    for name, value in row.items():
-        if name.startswith(prefix) and value is not None:
-            yield name.removeprefix(prefix), value
-
-
-def _schema_for(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
-    """The columns beyond the core that these rows need."""
-    types: dict[str, pa.DataType] = {}
-    for row in rows:
-        for name, value in row.items():
-            if "." in name and value is not None:
-                types[name] = _wider(types.get(name), _type_of(value))
-    return pa.schema(list(types.items()))
-
-
-def _type_of(value: Value) -> pa.DataType:
-    if isinstance(value, bool):
-        return pa.bool_()
-    if isinstance(value, int):
-        return pa.int64()
-    return pa.float64() if isinstance(value, float) else pa.string()
-
-
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values as a column; in a column of texts, what is no text is written as one."""
-    if kind == pa.string():
-        values = [value if value is None else str(value) for value in values]
-    return pa.array(values, kind)
-
-
-def _wider(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
-    """The type that holds both: numbers become float64, anything else mixed becomes text."""
-    if one is None or one == other:
-        return other
-    return pa.float64() if {one, other} == {pa.int64(), pa.float64()} else pa.string()
-
-
-def _merge(schema: pa.Schema, more: pa.Schema) -> pa.Schema:
-    """`schema` with the columns of `more`; core columns first, the others sorted by name."""
-    types = {field.name: field for field in schema}
-    for new in more:
-        known = types.get(new.name)
-        if known is None:
-            types[new.name] = new
-        elif "." in new.name:
-            types[new.name] = pa.field(new.name, _wider(known.type, new.type))
-    core = [field for name, field in types.items() if "." not in name]
-    return pa.schema(core + [types[name] for name in sorted(types) if "." in name])
-
-
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part in the table's present columns."""
-    columns = [
-        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    try:
-        # Opened once: by its path, a part that the writer replaces meanwhile would be read half old, half new. By
-        # Arrow, whose threads may outlive this call: one that lets go of a file of Python's while the interpreter
-        # ends takes the whole process down.
-        with pa.OSFile(str(path), "rb") as file:
-            return pq.read_table(file, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
-
-
-def _schema_of(path: Path, core: pa.Schema) -> pa.Schema:
-    """A part's columns. Raises RunError where it is no part of such a table."""
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
-    missing = [name for name in core.names if name not in schema.names]
-    if missing:
-        raise _damaged(path, f"it has no column {missing[0]}")
-    return schema
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    # Not beside the parts: other readers take every file in a table's folder for one.
-    with atomic_file(path, within=path.parent.parent) as aside:
-        pq.write_table(table, aside)
-
-
-def _damaged(path: Path, error: object) -> RunError:
-    reason = str(error).splitlines()[0]
-    return RunError(
-        f"a ledger holds whole Parquet files of its own, but {path} is not one ({reason}); restore or remove it"
-    )
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turns what the storage raises into one line."""
+        try:
+            yield
+        except OSError as error:
+            path = Path(error.filename) if error.filename else self.folder
+            if is_full(error):
+                raise full_error(path, error) from error
+            raise RunError(
+                f"a ledger must be readable, and writable for a search, but {path} is not ({reason_of(error)}); "
+                "mend the storage, then try again"
+            ) from error

@@ -9,9 +9,28 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
+from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Value
 
 Mode = Literal["max", "min"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A score to make as high, or as low, as can be."""
+
+    metric: str
+    mode: Mode = "max"
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """From NAME, to be made higher, or NAME:min. Raises ConfigError."""
+        name, _, mode = text.partition(":")
+        if not name or mode not in ("", "max", "min"):
+            raise ConfigError(f"an objective must be NAME or NAME:min, but got {text!r}; try miou or milliseconds:min")
+        return cls(name, "min" if mode == "min" else "max")
+
+
 Worth = Literal["best", "last"]
 """Which epoch a trial is worth: its best, or its last where the number of epochs was chosen before."""
 
@@ -21,15 +40,24 @@ GIVEN = "given"
 
 
 class Status(StrEnum):
-    """Where a trial stands; every status but RUNNING is an end."""
+    """Where a trial stands."""
 
     RUNNING = "running"
+    PAUSED = "paused"
+    """Waits with its checkpoint: the scheduler may promote it."""
     FINISHED = "finished"
     """Trained to its last epoch."""
     STOPPED = "stopped"
     """Ended early by the scheduler."""
     FAILED = "failed"
-    """Its training raised an error, or its worker died too often."""
+    """Its parameters cannot be trained: its training raised an error. The sampler looks elsewhere."""
+    LOST = "lost"
+    """Its workers died too often, which says nothing of its parameters."""
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing more will come of the trial."""
+        return self not in (Status.RUNNING, Status.PAUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +161,34 @@ class TrialRecord:
         """Whether it trains these parameters, and with this seed where one is among them."""
         return {"seed": self.seed, **point} == {**self.params, "seed": self.seed}
 
+    def proposal_to_json(self) -> dict[str, Any]:
+        """What was proposed, as JSON can hold it."""
+        return {
+            "trial": self.trial,
+            "stage": self.stage,
+            "number": self.number,
+            "params": dict(self.params),
+            "seed": self.seed,
+            "sampler": self.sampler,
+            "started": self.started.isoformat(),
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def of_proposal(cls, row: Mapping[str, Any]) -> TrialRecord:
+        """Reads back `proposal_to_json`, as a trial that runs. Raises KeyError, TypeError or ValueError."""
+        return cls(
+            trial=str(row["trial"]),
+            stage=str(row["stage"]),
+            number=int(row["number"]),
+            status=Status.RUNNING,
+            params=dict(row["params"]),
+            seed=int(row["seed"]),
+            sampler=str(row["sampler"]),
+            started=datetime.fromisoformat(row["started"]),
+            provenance=dict(row["provenance"]),
+        )
+
     def with_epoch(self, row: EpochRecord, metric: str, mode: Mode, worth: Worth) -> TrialRecord:
         """This trial after one more epoch; under worth "best", a score that is nan never becomes the best."""
         score = row.scores.get(metric, math.nan)
@@ -173,12 +229,12 @@ def trial_name(stage: str, number: int) -> str:
 
 def rank(records: Sequence[TrialRecord], mode: Mode) -> list[TrialRecord]:
     """Trials with a score, the best first; of equals, the earlier."""
-    scored = [record for record in records if record.score is not None and record.status is not Status.FAILED]
+    scored = [r for r in records if r.score is not None and r.status not in (Status.FAILED, Status.LOST)]
     sign = -1.0 if mode == "max" else 1.0
     return sorted(scored, key=lambda record: (sign * (record.score or 0.0), record.number))
 
 
 def best_of(records: Sequence[TrialRecord], mode: Mode) -> TrialRecord | None:
-    """The trial with the best score among those that ended, or None."""
+    """The trial with the best score among those that ended or paused, or None."""
     ended = [record for record in records if record.status is not Status.RUNNING]
     return next(iter(rank(ended, mode)), None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.trial import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,8 @@ class Resources:
     gpus: float | None = None
     """Devices: a fraction shares one device, a number above 1 must be whole; Ray books it, it does not enforce it.
     None asks for one where any machine has one."""
+    memory: float = 0.0
+    """GiB of a machine's memory; Ray books it, it does not enforce it. 0 books none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cpus < math.inf:
@@ -26,6 +29,9 @@ class Resources:
             raise ConfigError(
                 f"--gpus-per-trial must be a fraction of 1 or a whole number, but got {self.gpus}; try 0.25"
             )
+
+        if not 0 <= self.memory < math.inf:
+            raise ConfigError(f"a trial's memory must be 0 GiB or more, but got {self.memory}")
 
     @property
     def threads(self) -> int:
@@ -40,26 +46,69 @@ class Resources:
 
     def bundle(self) -> dict[str, float]:
         """The request in Ray's words."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        whole = {"CPU": self.cpus, "GPU": self.gpus or 0.0, "memory": self.memory * 2**30}
+        return {name: amount for name, amount in whole.items() if amount}
 
     def slots(self, nodes: Iterable[Mapping[str, float]]) -> int:
         """How many trials run side by side on nodes with these resources. Raises ConfigError where none fits."""
         machines = list(nodes)
         slots = sum(self._slots_on(node) for node in machines)
         if not slots:
-            most = {kind: max((node.get(kind, 0.0) for node in machines), default=0.0) for kind in ("CPU", "GPU")}
+            kinds = ("CPU", "GPU", "memory")
+            most = {kind: max((node.get(kind, 0.0) for node in machines), default=0.0) for kind in kinds}
+            asked, there = f"{self.gpus or 0:g} GPUs", f"{most['GPU']:g}"
+            if self.memory:
+                asked, there = f"{asked} and {self.memory:g} GiB", f"{there} and {most['memory'] / 2**30:.3g} GiB"
             raise ConfigError(
-                f"a trial must fit on one machine, but it asks for {self.cpus:g} CPUs and "
-                f"{self.gpus or 0:g} GPUs and the largest has {most['CPU']:g} and {most['GPU']:g}; "
-                "lower --cpus-per-trial or --gpus-per-trial"
+                f"a trial must fit on one machine, but it asks for {self.cpus:g} CPUs and {asked} and the largest has "
+                f"{most['CPU']:g} and {there}; lower --cpus-per-trial or --gpus-per-trial"
             )
         return slots
 
     def _slots_on(self, node: Mapping[str, float]) -> int:
         # 1e-9: three trials of a third of a device fit on it.
-        by_cpu = math.floor(node.get("CPU", 0.0) / self.cpus + 1e-9)
+        fit = math.floor(node.get("CPU", 0.0) / self.cpus + 1e-9)
+        if self.memory:
+            fit = min(fit, int(node.get("memory", 0.0) // (self.memory * 2**30)))
         if not self.gpus:
-            return by_cpu
+            return fit
         devices = node.get("GPU", 0.0)
         by_gpu = devices // self.gpus if self.gpus >= 1 else devices * math.floor(1 / self.gpus + 1e-9)
-        return min(by_cpu, int(by_gpu))
+        return min(fit, int(by_gpu))
+
+
+Requirements = Callable[[Mapping[str, Value]], Resources]
+"""One trial's share by its parameters."""
+
+
+class Bookings:
+    """What trials of different shares hold or wait for, against what the machines have."""
+
+    def __init__(self, requirements: Requirements, nodes: Sequence[Mapping[str, float]]) -> None:
+        self._requirements = requirements
+        self.nodes = nodes
+        """The resources of each machine; may change."""
+        self._booked: dict[str, dict[str, float]] = {}
+
+    def share(self, params: Mapping[str, Value]) -> Resources:
+        """What a trial asks for. Raises ConfigError where it fits on no machine."""
+        share = self._requirements(params).on(self.nodes)
+        share.slots(self.nodes)
+        return share
+
+    def book(self, trial: str, share: Resources) -> None:
+        """Hands a share out."""
+        self._booked[trial] = share.bundle()
+
+    def free(self, trial: str) -> None:
+        """Takes it back; nothing where the trial had none."""
+        self._booked.pop(trial, None)
+
+    @property
+    def full(self) -> bool:
+        """Whether a trial waits for resources already: then no other is handed out."""
+        return any(self.total(kind) > sum(n.get(kind, 0.0) for n in self.nodes) for kind in ("CPU", "GPU", "memory"))
+
+    def total(self, kind: str) -> float:
+        """What is booked of CPU, GPU or memory (bytes)."""
+        return sum(bundle.get(kind, 0.0) for bundle in self._booked.values())

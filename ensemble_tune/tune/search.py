@@ -5,19 +5,24 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ensemble_tune.errors import RunError
 from ensemble_tune.trial import Trial, Value
-from ensemble_tune.tune.conductor import Conductor, Goal
+from ensemble_tune.tune.budget import Budget
+from ensemble_tune.tune.conductor import Conductor
+from ensemble_tune.tune.decisions import Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.record import Status, TrialRecord, best_of
-from ensemble_tune.tune.sampler import NoSampler, OptunaSampler, Sampler
+from ensemble_tune.tune.record import GIVEN, Mode, Objective, Status, TrialRecord, Worth, best_of
+from ensemble_tune.tune.resources import Requirements
+from ensemble_tune.tune.sampler import NoSampler, Sampler, make_sampler
 from ensemble_tune.tune.scheduler import Scheduler, make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.trial_folder import CHECKPOINTS
+from ensemble_tune.tune.warm_start import read_warm_start
 from ensemble_tune.tune.workers import Workers
 
 
@@ -29,6 +34,8 @@ class SearchResult:
     """Every trial of the stage, by number."""
     best: TrialRecord | None
     """The best trial that ended well, or None."""
+    reason: str
+    """Why the search ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +47,38 @@ class Search:
     """
 
     trial: Trial
-    goal: Goal
+    metric: str
+    """The score to make better; the scheduler follows it."""
+    mode: Mode = "max"
+    also: tuple[Objective, ...] = ()
+    """Further scores to make better: the sampler then looks for the best compromises."""
     out: Path
+    """The run folder; a text will do."""
     max_epochs: int
     """The longest trial's epochs; schedulers need it."""
     space: SearchSpace | None = None
+    trials: int = 0
+    """How many trials the sampler proposes in all, those of earlier calls included; given ones come on top."""
     points: Sequence[Mapping[str, Value]] = ()
     """Given parameters; a seed may be among them."""
+    sampler: str = "tpe"
     scheduler: str = "none"
+    grace: int | None = None
+    """Epochs before the scheduler may stop or pause a trial; None is the scheduler's own choice."""
+    factor: int = 3
+    """One in so many trials goes on from a rung."""
+    budget: Budget = field(default_factory=Budget)
+    warm_start: Path | None = None
+    """A run folder whose trials of the same stage teach the sampler."""
+    seed: int = 0
+    stage: str = "search"
+    keep: int = 12
+    """How many of the best trials keep a checkpoint."""
+    worth: Worth = "best"
     workers: Workers = field(default_factory=Workers)
     """Where trials run; searches that follow each other may share them."""
+    requirements: Requirements | None = None
+    """Each trial's share by its parameters; None gives all the same, the workers'."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Written into every trial's row, for example the digest of the data."""
     again: bool = False
@@ -62,46 +91,100 @@ class Search:
     """Whether a trial of the stage is this search's; no other is counted, or resumed if it was interrupted."""
     on_end: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends."""
+    say: Callable[[str], None] = lambda line: None
+    """Called with what a person may want to know: the most it may cost, why it ended."""
+
+    def __post_init__(self) -> None:
+        for name in ("out", "warm_start"):  # a text will do
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
 
     def check(self) -> None:
         """Raises ConfigError or RunError where `run` would before any trial: for whoever must train something first."""
-        self._sampler()
+        replace(self, say=lambda line: None)._sampler()
         self._scheduler()
-        self._refuse_other_settings(Ledger(self.out / LEDGER).trials(self.goal.stage))
+        self.budget.check(self._goal().objectives)
+        self._refuse_other_settings(Ledger(self.out / LEDGER).trials(self.stage))
 
     def run(self) -> SearchResult:
-        """Trains until every trial has ended. Raises ConfigError, RunError or Interrupted."""
+        """Trains until every trial has ended or the budget is used up. Raises ConfigError, RunError or Interrupted."""
         ledger = Ledger(self.out / LEDGER)
         ledger.open()
         try:
-            before = ledger.trials(self.goal.stage)
+            before = ledger.trials(self.stage)
             self._refuse_other_settings(before)
             conductor = Conductor(
-                self.goal,
+                self._goal(),
                 sampler=self._sampler(),
                 scheduler=self._scheduler(),
                 ledger=ledger,
                 checkpoints=self.out.absolute() / CHECKPOINTS,
+                trials=self.trials,
+                budget=self.budget,
                 points=self._missing(before),
                 provenance=self._provenance(),
                 protected=self.protected,
                 belongs=self.belongs,
+                on_start=self._tell_the_most,
                 on_end=self.on_end,
             )
-            if not conductor.exhausted:
-                with self.workers:
-                    self.workers.run(conductor, self.trial)
+            if not conductor.done:
+                self._train(conductor)
         finally:
             ledger.close()
-        return SearchResult(records=conductor.records(), best=best_of(conductor.records(), self.goal.mode))
+        records = conductor.records()
+        return SearchResult(records=records, best=best_of(records, self.mode), reason=conductor.reason or "")
+
+    def _train(self, conductor: Conductor) -> None:
+        """Runs a conductor to its end, and has the reason written down."""
+        try:
+            with self.workers:
+                self.workers.run(conductor, self.trial, self.requirements)
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+            conductor.interrupt(reason.splitlines()[0])
+            with suppress(RunError):  # the first error is the one to mend
+                conductor.close()
+            raise
+        conductor.close()
+        if self.space is not None:
+            self.say(f"{self.stage} search ends: {conductor.reason}")
+
+    def _tell_the_most(self, places: int) -> None:
+        """Says what the search may cost, before it starts."""
+        if self.space is not None:
+            trials = self.trials + len(self.points)
+            most = self.budget.at_most(trials=trials, max_epochs=self.max_epochs, slots=places)
+            self.say(f"{self.stage} search: {most}")
+
+    def _goal(self) -> Goal:
+        return Goal(
+            stage=self.stage,
+            metric=self.metric,
+            mode=self.mode,
+            also=self.also,
+            keep=self.keep,
+            sampler=GIVEN if self.space is None else self.sampler,
+            worth=self.worth,
+            seed=self.seed,
+        )
 
     def _sampler(self) -> Sampler:
         if self.space is None:
             return NoSampler()
-        return OptunaSampler(self.space, name=self.goal.sampler, seed=self.goal.seed, mode=self.goal.mode)
+        objectives = self._goal().objectives
+        sampler = make_sampler(self.sampler, self.space, seed=self.seed, objectives=objectives)
+        if self.warm_start is not None:
+            taught = read_warm_start(self.warm_start, self.space, stage=self.stage, objective=objectives[0])
+            for record, curve in taught.trials:
+                sampler.observe(record, curve)
+            self.say(f"{self.stage} search {taught.summary} of {self.warm_start}")
+        return sampler
 
     def _scheduler(self) -> Scheduler:
-        return make_scheduler(self.scheduler, max_epochs=self.max_epochs, mode=self.goal.mode)
+        return make_scheduler(
+            self.scheduler, max_epochs=self.max_epochs, mode=self.mode, grace=self.grace, factor=self.factor
+        )
 
     def _provenance(self) -> dict[str, str]:
         return {
@@ -112,7 +195,8 @@ class Search:
 
     def _missing(self, before: Sequence[TrialRecord]) -> list[Mapping[str, Value]]:
         """The points that have no trial yet; a failed one counts as none."""
-        counts = (Status.RUNNING,) if self.again else (Status.RUNNING, Status.FINISHED, Status.STOPPED)
+        unfinished = (Status.RUNNING, Status.PAUSED)
+        counts = unfinished if self.again else (*unfinished, Status.FINISHED, Status.STOPPED)
         known = [record for record in before if record.status in counts]
         return [point for point in self.points if not any(record.is_of(point) for record in known)]
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.tune import Trainable
+from ray.tune import PlacementGroupFactory, Trainable
 
-from ensemble_tune.errors import EnsembleTuneError
+from ensemble_tune.errors import EnsembleTuneError, StorageError
 from ensemble_tune.trial import EpochResult, Trial
-from ensemble_tune.tune.conductor import Assignment, Goal
+from ensemble_tune.tune.conductor import Assignment
+from ensemble_tune.tune.decisions import Goal
 from ensemble_tune.tune.record import EpochRecord, best_epoch
 from ensemble_tune.tune.trial_folder import TrialFolder
 
@@ -36,12 +37,19 @@ class Report:
     ended: bool = False
     error: str | None = None
     """Why the trial failed, in one line; only when it ended."""
+    fatal: bool = False
+    """Whether the whole search must end, since it cannot keep what is trained."""
     details: str = field(default="", repr=False)
     """The traceback behind `error`, for the log."""
 
 
 class RayTrial(Trainable):
     """Runs assignment after assignment in one process, so that torch is imported once a worker."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory | None:
+        """Called by Tune for each trial; config: share, the trial's, as Ray names resources."""
+        return PlacementGroupFactory([config["share"]]) if "share" in config else None
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune in a new worker; config: assignment, and a reference to what all trials of its stage share."""
@@ -71,7 +79,11 @@ class RayTrial(Trainable):
             kind = "" if isinstance(error, EnsembleTuneError) else f"{type(error).__name__}: "
             reason = (str(error).strip().splitlines() or ["no message"])[0]
             report = Report(
-                rows=self._unreported(), ended=True, error=f"{kind}{reason}", details=traceback.format_exc()
+                rows=self._unreported(),
+                ended=True,
+                error=f"{kind}{reason}",
+                fatal=isinstance(error, StorageError),
+                details=traceback.format_exc(),
             )
         return {REPORT: report, "done": report.ended}
 
@@ -96,6 +108,7 @@ class RayTrial(Trainable):
     def _train(self) -> Generator[EpochResult]:
         """The trial's epochs; a generator, so that whatever is wrong from its first line on is the trial's failure."""
         self._attempt = self._folder.claim_attempt()
+        self._folder.remember(self._assignment.record)
         checkpoint, self._rows = self._folder.history()
         yield from self._trial(self._assignment.params, checkpoint)
 
@@ -112,7 +125,7 @@ class RayTrial(Trainable):
         row = EpochRecord(
             trial=self._assignment.trial,
             stage=self._goal.stage,
-            number=self._assignment.number,
+            number=self._assignment.record.number,
             attempt=self._attempt,
             epoch=result.epoch,
             scores={name: float(score) for name, score in result.scores.items()},

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import atomic_folder, is_partial, remove_folder, remove_partial
+from ensemble_tune.storage import atomic_folder, is_partial, remove_folder, remove_partial, retried, write_text
 from ensemble_tune.trial import Checkpoint, EpochResult
-from ensemble_tune.tune.record import EpochRecord
+from ensemble_tune.tune.record import EpochRecord, TrialRecord
 
 CHECKPOINTS = "checkpoints"
 """The folder of all trial folders in a run folder."""
 
 _ROWS = "rows.json"
+_RECORD = "trial.json"
 _EPOCH = re.compile(r"epoch-(\d{5,})")
 _ATTEMPT = re.compile(r"attempt-(\d{4,})")
+_CLEARED = re.compile(r"cleared-(\d{4,})")
+"""An empty file: attempts up to this one have no checkpoints, whatever a process of the past still writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +31,12 @@ class TrialFolder:
     path: Path
 
     def claim_attempt(self) -> int:
-        """The number of a new attempt, from 1; no two processes get the same."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        number = max(self._attempts(), default=0) + 1
-        while True:
-            try:
-                (self.path / f"attempt-{number:04d}").mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return number
+        """The number of a new attempt, from 1; no two processes get the same. Raises RunError where storage fails."""
+        return retried(self._claim, self.path)
 
     def latest(self) -> Checkpoint | None:
         """The last epoch of the newest attempt that has one."""
-        for attempt in sorted(self._attempts(), reverse=True):
+        for attempt in self._living():
             epochs = self._epochs(attempt)
             if epochs:
                 return Checkpoint(self._epoch_folder(attempt, max(epochs)), max(epochs))
@@ -60,7 +55,7 @@ class TrialFolder:
 
     def at(self, epoch: int) -> Checkpoint | None:
         """The checkpoint of one epoch, from the newest attempt that has it."""
-        for attempt in sorted(self._attempts(), reverse=True):
+        for attempt in self._living():
             if epoch in self._epochs(attempt):
                 return Checkpoint(self._epoch_folder(attempt, epoch), epoch)
         return None
@@ -68,43 +63,123 @@ class TrialFolder:
     def save(self, attempt: int, result: EpochResult, rows: Sequence[EpochRecord]) -> None:
         """Writes the checkpoint of an epoch, with all rows up to it but without the epoch's own checkpoint seconds.
 
-        Raises RunError where a later attempt has been claimed: the trial is no longer this one's.
+        A write that fails is tried again, three times in 0.7 s; no half of it stays. Raises StorageFullError where a
+        disk is full, RunError where the storage still fails, and where a later attempt has been claimed or the
+        checkpoints were cleared: the trial is no longer this one's.
         """
-        self._refuse_replaced(attempt)
-        with atomic_folder(self._epoch_folder(attempt, result.epoch)) as folder:
-            result.save(folder)
-            (folder / _ROWS).write_text(json.dumps([row.to_json() for row in rows]), encoding="utf-8")
+        path = self._epoch_folder(attempt, result.epoch)
+
+        def write() -> None:
+            self._refuse_replaced(attempt)
+            with atomic_folder(path) as folder:
+                result.save(folder)
+                (folder / _ROWS).write_text(json.dumps([row.to_json() for row in rows]), encoding="utf-8")
+
+        retried(write, path)
 
     def keep(self, epochs: set[int], by: int | None = None) -> None:
         """Removes every checkpoint but those of these epochs. Raises RunError if attempt `by` has been replaced."""
         if by is not None:
             self._refuse_replaced(by)
+        living = self._living()
         for attempt in self._attempts():
-            for epoch in self._epochs(attempt) - epochs:
-                remove_folder(self._epoch_folder(attempt, epoch))
+            for epoch in self._epochs(attempt) - (epochs if attempt in living else set()):
+                self._remove(self._epoch_folder(attempt, epoch))
+
+    def clear(self) -> None:
+        """Removes every checkpoint for good, but keeps the attempts' numbers: their processes can write no more."""
+        newest = max(self._attempts(), default=0)
+        if newest:
+            # Before anything goes: whoever dies here leaves checkpoints that count no longer, and numbers that do.
+            retried((self.path / f"cleared-{newest:04d}").touch, self.path)
+            for attempt in self._attempts():
+                self._remove(self._attempt_folder(attempt))
+            self.forget()
+
+    def remember(self, record: TrialRecord) -> None:
+        """Writes down what the trial is: its row in the ledger may be lost with the process that proposed it."""
+        self._write_record(json.dumps(record.proposal_to_json()))
+
+    def forget(self) -> None:
+        """Of a trial whose end is in the ledger, which then alone says what it is."""
+        retried(lambda: (self.path / _RECORD).unlink(missing_ok=True), self.path / _RECORD)
+
+    def remembered(self) -> TrialRecord | None:
+        """What `remember` wrote, as a running trial; None where nothing is. Raises RunError if it is damaged."""
+        path = self.path / _RECORD
+        if not path.exists():
+            return None
+        try:
+            return TrialRecord.of_proposal(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunError(
+                f"a trial's folder says what the trial is, but {path} is damaged ({error}); remove the folder "
+                f"{self.path} to train the trial anew"
+            ) from None
 
     def clear_partial(self) -> None:
         """Removes what dead attempts left half-written; call it only while no attempt runs."""
         for attempt in self._attempts():
-            remove_partial(self.path / f"attempt-{attempt:04d}")
+            remove_partial(self._attempt_folder(attempt))
 
     def remove(self) -> None:
-        """Removes all checkpoints."""
-        remove_folder(self.path)
+        """Removes all checkpoints, and the numbers of the attempts."""
+        self._remove(self.path)
+
+    def _claim(self) -> int:
+        self.path.mkdir(parents=True, exist_ok=True)
+        number = max(self._attempts() | self._cleared(), default=0) + 1
+        while True:
+            try:
+                self._attempt_folder(number).mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return number
+
+    def _write_record(self, text: str) -> None:
+        retried(lambda: write_text(self.path / _RECORD, text), self.path / _RECORD)
+
+    def _remove(self, folder: Path) -> None:
+        retried(lambda: remove_folder(folder), folder)
 
     def _refuse_replaced(self, attempt: int) -> None:
+        if attempt <= max(self._cleared(), default=0):
+            raise RunError(f"attempt {attempt} of {self.path.name} has ended: its checkpoints were cleared")
         newest = max(self._attempts(), default=attempt)
         if newest > attempt:
             raise RunError(f"attempt {attempt} of {self.path.name} was replaced by attempt {newest}")
 
+    def _attempt_folder(self, attempt: int) -> Path:
+        return self.path / f"attempt-{attempt:04d}"
+
     def _epoch_folder(self, attempt: int, epoch: int) -> Path:
-        return self.path / f"attempt-{attempt:04d}" / f"epoch-{epoch:05d}"
+        return self._attempt_folder(attempt) / f"epoch-{epoch:05d}"
 
     def _attempts(self) -> set[int]:
         return _numbers(self.path, _ATTEMPT)
 
+    def _cleared(self) -> set[int]:
+        return _numbers(self.path, _CLEARED)
+
+    def _living(self) -> list[int]:
+        """The attempts whose checkpoints count, the newest first."""
+        cleared = max(self._cleared(), default=0)
+        return sorted((attempt for attempt in self._attempts() if attempt > cleared), reverse=True)
+
     def _epochs(self, attempt: int) -> set[int]:
-        return _numbers(self.path / f"attempt-{attempt:04d}", _EPOCH)
+        return _numbers(self._attempt_folder(attempt), _EPOCH)
+
+
+def unwritten(checkpoints: Path, stage: str, known: Container[str]) -> Iterator[TrialRecord]:
+    """The trials of a stage that have a folder in `checkpoints` and are not `known`: their driver died too early."""
+    if not checkpoints.is_dir():
+        return
+    for path in sorted(checkpoints.iterdir()):
+        if path.name not in known and path.name.startswith(f"{stage}-") and not is_partial(path):
+            record = TrialFolder(path).remembered()
+            if record is not None and (record.trial, record.stage) == (path.name, stage):
+                yield record
 
 
 def rows_of(checkpoint: Checkpoint) -> list[EpochRecord]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ensemble_tune.trial import Trial
 from ensemble_tune.tune.conductor import Conductor
-from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.resources import Requirements, Resources
 
 if TYPE_CHECKING:
     from ensemble_tune.tune.ray_runner import RayRunner
@@ -36,14 +36,17 @@ class Workers:
         if not self._users or error is not None:
             self._end()
 
-    def run(self, conductor: Conductor, trial: Trial) -> None:
-        """Trains every trial that the conductor assigns. Raises Interrupted on Ctrl-C, ConfigError where no Ray is."""
+    def run(self, conductor: Conductor, trial: Trial, requirements: Requirements | None = None) -> None:
+        """Trains every trial that the conductor assigns; requirements: each one's share, None for the same for all.
+
+        Raises Interrupted on Ctrl-C, ConfigError where no Ray is.
+        """
         if self._runner is None:
             # Imported here: a finished search needs no Ray.
             from ensemble_tune.tune.ray_runner import RayRunner
 
             self._runner = RayRunner(self.resources, self._address)
-        self._runner.run(conductor, trial)
+        self._runner.run(conductor, trial, requirements)
 
     def _end(self) -> None:
         if self._runner is not None:

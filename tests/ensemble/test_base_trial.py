@@ -1,11 +1,12 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tiles import LENGTHS, SIZE, write_tile_frame, write_tiles
-from trial_contract import TrialContract, content, live
+from trial_contract import TrialContract, content, live, told
 
 from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
@@ -79,7 +80,7 @@ class TestStartedTrial(_BaseTrialContract):
     def test_its_scores_and_predictions_are_those_of_a_training_as_far(self, tmp_path: Path) -> None:
         (started,) = live(self.trial(tmp_path / "started"), self.params(), tmp_path / "saved")
         scores = {name: score for name, score in self.before[1].scores.items() if name != "train_loss"}
-        assert repr(dict(started.scores)) == repr(scores)
+        assert told([started]) == told([replace(self.before[1], scores=scores)])
         trained = BaseTrial(data=self.data, store=tmp_path / "trained", parts={0: ("val", "train")})
         live(trained, self.params(), tmp_path / "saved-again")
         assert content(tmp_path / "started") == content(tmp_path / "trained")

@@ -1,4 +1,4 @@
-"""`python counting_search.py OUT TRIALS EPOCHS SECONDS ADDRESS`: a search of a plain trial, to be interrupted."""
+"""`python counting_search.py OUT TRIALS EPOCHS SECONDS ADDRESS [SCHEDULER]`: a search of a plain trial, for killing."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from pathlib import Path
 
 from counting_trial import CountingTrial
 
-from ensemble_tune.tune.conductor import Goal
 from ensemble_tune.tune.interrupts import Interrupted
 from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.workers import Workers
 
 
-def search(out: Path, trials: int, epochs: int, seconds: float, address: str | None = None) -> Search:
+def search(
+    out: Path, trials: int, epochs: int, seconds: float, address: str | None = None, scheduler: str = "none"
+) -> Search:
     """A random search over one parameter."""
     space = SearchSpace.parse(f"[parameters]\nrate = {{ low = 0.0, high = 1.0 }}\nepochs = {epochs}")
     return Search(
         trial=CountingTrial(seconds=seconds, log=out / "log"),
-        goal=Goal(stage="base", metric="score", trials=trials, keep=2, sampler="random"),
+        metric="score",
+        stage="base",
+        trials=trials,
+        keep=2,
+        sampler="random",
+        scheduler=scheduler,
         out=out,
         max_epochs=epochs,
         space=space,
@@ -30,9 +36,9 @@ def search(out: Path, trials: int, epochs: int, seconds: float, address: str | N
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    out, trials, epochs, seconds, address = sys.argv[1:]
+    out, trials, epochs, seconds, address, *scheduler = sys.argv[1:]
     Path(out).mkdir(exist_ok=True)
     try:
-        search(Path(out), int(trials), int(epochs), float(seconds), address or None).run()
+        search(Path(out), int(trials), int(epochs), float(seconds), address or None, *scheduler).run()
     except Interrupted:
         sys.exit(130)

@@ -25,9 +25,12 @@ class CountingTrial:
     seconds: float = 0.0
     """An epoch's length."""
     log: Path | None = None
+    ballast: int = 0
+    """Bytes that its checkpoints hold beside the state."""
 
     def __call__(self, params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
         """Goes on from the state in `resume`."""
+        self._meet(params)
         state, first = "start", 1
         if resume is not None:
             state, first = (resume.folder / "state").read_text(), resume.epoch + 1
@@ -47,8 +50,19 @@ class CountingTrial:
 
             def save(folder: Path, state: str = state) -> None:
                 (folder / "state").write_text(state)
+                (folder / "ballast").write_bytes(bytes(self.ballast))
 
             yield EpochResult(epoch=epoch, scores={"score": score}, seconds={"train": self.seconds}, save=save)
+
+    def _meet(self, params: Params) -> None:
+        """Waits until `params["meets"]` trials are there, each in a process of its own."""
+        if "meets" in params and self.log is not None:
+            self.log.with_name(f"here-{params['seed']}").touch()
+            until = time.monotonic() + 60
+            while len(list(self.log.parent.glob("here-*"))) < int(params["meets"]):
+                if time.monotonic() > until:
+                    raise TrainingError("the others never came")
+                time.sleep(0.02)
 
     def _deaths(self) -> int:
         assert self.log is not None

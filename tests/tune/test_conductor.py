@@ -11,18 +11,19 @@ from counting_trial import CountingTrial, check
 from records import epoch_record, trial_record
 
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial, Value
-from ensemble_tune.tune import conductor as conductor_module
-from ensemble_tune.tune.conductor import Assignment, Conductor, Goal
+from ensemble_tune.tune.conductor import Assignment, Conductor
+from ensemble_tune.tune.decisions import Goal
 from ensemble_tune.tune.ledger import Ledger
+from ensemble_tune.tune.optuna_sampler import OptunaSampler
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, rank
-from ensemble_tune.tune.sampler import NoSampler, OptunaSampler
-from ensemble_tune.tune.scheduler import make_scheduler
+from ensemble_tune.tune.sampler import NoSampler, make_sampler
+from ensemble_tune.tune.scheduler import Decision, make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.trainable import REPORT, RayTrial
 from ensemble_tune.tune.trial_folder import TrialFolder
 
 SPACE = SearchSpace.parse("[parameters]\nrate = { low = 0.0, high = 1.0 }\nepochs = 3")
-GOAL = Goal(stage="base", metric="score", trials=4, keep=2, sampler="random")
+GOAL = Goal(stage="base", metric="score", keep=2, sampler="random")
 
 OPENED: list[Ledger] = []
 
@@ -42,6 +43,7 @@ class Run:
 
     out: Path
     goal: Goal = GOAL
+    wanted: int = 4
     trial: Trial = field(default_factory=CountingTrial)
     scheduler: str = "none"
     points: tuple[Mapping[str, Value], ...] = ()
@@ -55,7 +57,10 @@ class Run:
         searches = self.goal.sampler != "given"
         self.conductor = Conductor(
             self.goal,
-            sampler=OptunaSampler(SPACE, name=self.goal.sampler, seed=0, mode="max") if searches else NoSampler(),
+            sampler=make_sampler(self.goal.sampler, SPACE, seed=0, objectives=self.goal.objectives)
+            if searches
+            else NoSampler(),
+            trials=self.wanted if searches else 0,
             scheduler=make_scheduler(self.scheduler, max_epochs=3, mode="max", grace=1, factor=2),
             ledger=self.ledger,
             checkpoints=self.out / "checkpoints",
@@ -80,10 +85,12 @@ class Run:
             assignment, made = workers.popleft()
             report = made.step()[REPORT]
             decisions = [self.conductor.epoch(row) for row in report.rows]
-            if report.ended or not all(decisions):
-                self.conductor.ended(assignment.trial, report.error)
+            if report.ended or Decision.GO_ON not in decisions[-1:]:
+                self.conductor.ended(assignment.trial, Status.FAILED if report.error else None, report.error)
             else:
                 workers.append((assignment, made))
+            self.conductor.look()
+        self.conductor.close()
         self.ledger.close()
         return self
 
@@ -134,7 +141,7 @@ def test_a_protected_trial_keeps_its_checkpoint(tmp_path: Path) -> None:
 
 def test_points_come_first_and_do_not_count_as_proposals(tmp_path: Path) -> None:
     points = ({"rate": 7.5, "epochs": 2}, {"rate": 0.25, "epochs": 3, "seed": 99})
-    run = Run(tmp_path, replace(GOAL, trials=2), points=points).to_the_end()
+    run = Run(tmp_path, GOAL, 2, points=points).to_the_end()
     check(run.trials, run.rows)
     assert [t.sampler for t in run.trials] == ["given", "given", "random", "random"]
     assert [t.params["rate"] for t in run.trials[:2]] == [7.5, 0.25]
@@ -148,7 +155,7 @@ def test_a_given_training_keeps_its_last_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_scheduler_stops_trials_and_says_so(tmp_path: Path) -> None:
-    run = Run(tmp_path, replace(GOAL, trials=12), scheduler="asha").to_the_end()
+    run = Run(tmp_path, GOAL, 12, scheduler="asha").to_the_end()
     check(run.trials, run.rows)
     stopped = [t for t in run.trials if t.status is Status.STOPPED]
     assert stopped and all(t.epochs < 3 for t in stopped)
@@ -173,29 +180,31 @@ def nameless(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]
 
 
 def test_a_trial_that_never_had_a_score_keeps_no_checkpoint(tmp_path: Path) -> None:
-    run = Run(tmp_path, replace(GOAL, trials=1), trial=nameless).to_the_end()
+    run = Run(tmp_path, GOAL, 1, trial=nameless).to_the_end()
     assert [(t.status, t.score, t.best_epoch) for t in run.trials] == [(Status.FINISHED, None, None)]
     assert run.kept() == {}
 
 
 def test_more_trials_on_a_finished_search_are_only_those_missing(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    Run(tmp_path, replace(GOAL, trials=2), trial=CountingTrial(log=log)).to_the_end()
+    Run(tmp_path, GOAL, 2, trial=CountingTrial(log=log)).to_the_end()
     run = Run(tmp_path, trial=CountingTrial(log=log)).to_the_end()
     check(run.trials, run.rows)
     assert run.ended == ["base-0002", "base-0003"] and len(log.read_text().splitlines()) == 12
     assert run.kept() == best_epochs(run.trials, 2)
-    assert Run(tmp_path).conductor.exhausted
+    assert Run(tmp_path).conductor.done
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "flush_seconds", "stride"), [("none", 1.0, 1), ("none", 0.0, 2), ("asha", 0.0, 1)]
+    ("scheduler", "often", "stride"),
+    [("none", False, 1), ("none", True, 2), ("asha", True, 1), ("asha-promote", True, 2)],
 )
 def test_killed_at_any_moment_a_search_goes_on_and_loses_or_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, flush_seconds: float, stride: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, often: bool, stride: int
 ) -> None:
     """Dies before every write to the disk in turn, each time in a run folder of its own."""
-    monkeypatch.setattr(conductor_module, "_FLUSH_SECONDS", flush_seconds)
+    if often:
+        monkeypatch.setattr(Ledger, "flush_if_due", lambda ledger: ledger.flush() or True)
     left = -1
 
     def tick() -> None:
@@ -215,7 +224,7 @@ def test_killed_at_any_moment_a_search_goes_on_and_loses_or_doubles_nothing(
 
     for kind, name in ((Ledger, "flush"), (TrialFolder, "save"), (TrialFolder, "keep"), (TrialFolder, "remove")):
         dying(kind, name)
-    goal = replace(GOAL, trials=3, keep=1)
+    goal = replace(GOAL, keep=1)
     moment, deaths = 0, 0
     while deaths == moment:
         moment += 1
@@ -224,13 +233,13 @@ def test_killed_at_any_moment_a_search_goes_on_and_loses_or_doubles_nothing(
         left = 1 + stride * (moment - 1)
         run = None
         try:
-            run = Run(out, goal, CountingTrial(log=log), scheduler).to_the_end()
+            run = Run(out, goal, 3, CountingTrial(log=log), scheduler).to_the_end()
         except KilledError:
             deaths += 1
             OPENED[-1]._lock.release(force=True)
         left = -1
         if run is None:
-            run = Run(out, goal, CountingTrial(log=log), scheduler).to_the_end()
+            run = Run(out, goal, 3, CountingTrial(log=log), scheduler).to_the_end()
         check(run.trials, run.rows)
         assert [t.number for t in run.trials] == [0, 1, 2]
         assert all(t.status is not Status.RUNNING for t in run.trials)
@@ -253,13 +262,13 @@ def test_a_trial_that_had_been_let_go_on_is_not_stopped_by_a_later_look(tmp_path
         worker = TrialFolder(tmp_path / "checkpoints" / record.trial)
         worker.save(worker.claim_attempt(), EpochResult(epoch=epochs, scores={}), rows)
     ledger.close()
-    run = Run(tmp_path, replace(GOAL, trials=2), scheduler="asha")
+    run = Run(tmp_path, GOAL, 2, scheduler="asha")
     assert [a.trial for a in (run.conductor.next(), run.conductor.next()) if a] == ["base-0000", "base-0001"]
     run.ledger.close()
 
 
 def test_rows_that_only_a_checkpoint_had_come_back(tmp_path: Path) -> None:
-    run = Run(tmp_path, replace(GOAL, trials=1))
+    run = Run(tmp_path, GOAL, 1)
     assignment = run.conductor.next()
     assert assignment is not None
     worker = run.worker(assignment)
@@ -267,37 +276,38 @@ def test_rows_that_only_a_checkpoint_had_come_back(tmp_path: Path) -> None:
     worker.step()
     run.ledger.close()
     assert run.rows == []
-    again = Run(tmp_path, replace(GOAL, trials=1))
+    again = Run(tmp_path, GOAL, 1)
     assert [row.epoch for row in again.rows] == [1, 2] and again.trials[0].epochs == 2
     again.to_the_end()
     check(again.trials, again.rows)
 
 
 def test_rows_that_no_checkpoint_backs_are_trained_again(tmp_path: Path) -> None:
-    run = Run(tmp_path, replace(GOAL, trials=1))
+    run = Run(tmp_path, GOAL, 1)
     assignment = run.conductor.next()
     assert assignment is not None
     worker = run.worker(assignment)
     for _ in range(2):
-        assert all(run.conductor.epoch(row) for row in worker.step()[REPORT].rows)
+        assert all(run.conductor.epoch(row) is Decision.GO_ON for row in worker.step()[REPORT].rows)
     run.ledger.close()
     run.conductor.folder("base-0000").remove()
-    again = Run(tmp_path, replace(GOAL, trials=1))
+    again = Run(tmp_path, GOAL, 1)
     assert again.rows == [] and again.trials[0].epochs == 0
     again.to_the_end()
     check(again.trials, again.rows)
 
 
 def test_a_row_of_a_replaced_attempt_changes_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path, replace(GOAL, trials=1))
+    run = Run(tmp_path, GOAL, 1)
     run.conductor.next()
     for row in (epoch_record(0, 1, {"score": 0.1}, attempt=2), epoch_record(0, 2, {"score": 0.2}, attempt=2)):
-        assert run.conductor.epoch(row)
-    assert run.conductor.epoch(epoch_record(0, 3, {"score": 0.9}, attempt=1))
-    assert run.conductor.epoch(epoch_record(0, 2, {"score": 0.9}, attempt=3)), "an epoch counts once"
+        assert run.conductor.epoch(row) is Decision.GO_ON
+    for late in (epoch_record(0, 3, {"score": 0.9}, attempt=1), epoch_record(0, 2, {"score": 0.9}, attempt=3)):
+        assert run.conductor.epoch(late) is Decision.GO_ON, "an epoch counts once"
     run.conductor.ended("base-0000")
-    assert not run.conductor.epoch(epoch_record(0, 3, {"score": 0.9}, attempt=3)), "an ended trial has no more epochs"
-    run.conductor.ended("base-0000", "too late")
+    late = epoch_record(0, 3, {"score": 0.9}, attempt=3)
+    assert run.conductor.epoch(late) is Decision.STOP, "an ended trial has no more epochs"
+    run.conductor.ended("base-0000", Status.FAILED, "too late")
     run.ledger.close()
     assert [(row.epoch, row.attempt, row.scores["score"]) for row in run.rows] == [(1, 2, 0.1), (2, 2, 0.2)]
     assert [(t.status, t.score, t.error) for t in run.trials] == [(Status.FINISHED, 0.2, None)]
@@ -313,37 +323,37 @@ def test_a_trial_that_was_taken_out_of_the_ledger_leaves_nothing_behind(tmp_path
 
 
 def test_another_searchs_interrupted_trials_are_left_alone(tmp_path: Path) -> None:
-    first = Run(tmp_path, replace(GOAL, trials=1))
+    first = Run(tmp_path, GOAL, 1)
     first.conductor.next()
     first.conductor.epoch(epoch_record(0, 1, {"score": 0.5}))
     first.ledger.close()
-    run = Run(tmp_path, replace(GOAL, trials=1), options={"belongs": lambda record: record.number != 0})
+    run = Run(tmp_path, GOAL, 1, options={"belongs": lambda record: record.number != 0})
     run.to_the_end()
     assert [(t.number, t.status, t.epochs) for t in run.trials] == [(0, Status.RUNNING, 1), (1, Status.FINISHED, 3)]
     assert [row.epoch for row in run.rows if row.number == 0] == [1]
 
 
 def test_a_trial_that_was_stopped_when_its_process_died_trains_no_further(tmp_path: Path) -> None:
-    run = Run(tmp_path, replace(GOAL, trials=2), scheduler="asha")
+    run = Run(tmp_path, GOAL, 2, scheduler="asha")
     for number, score in ((0, 0.9), (1, 0.1)):
         assignment = run.conductor.next()
         assert assignment is not None
         row = epoch_record(number, 1, {"score": score})
         run.conductor.folder(assignment.trial).save(1, EpochResult(epoch=1, scores={}), [row])
-        assert run.conductor.epoch(row) == (number == 0)
+        assert run.conductor.epoch(row) is (Decision.STOP if number else Decision.GO_ON)
     run.ledger.close()
-    again = Run(tmp_path, replace(GOAL, trials=2), scheduler="asha")
+    again = Run(tmp_path, GOAL, 2, scheduler="asha")
     assert [t.status for t in again.conductor.records()] == [Status.RUNNING, Status.STOPPED]
     assert again.ended == ["base-0001"]
     again.ledger.close()
 
 
 def test_the_sampler_is_told_of_the_trials_of_an_earlier_process(tmp_path: Path) -> None:
-    goal = replace(GOAL, sampler="tpe", trials=12)
+    goal = replace(GOAL, sampler="tpe")
     Run(tmp_path, goal).to_the_end()
-    again = Run(tmp_path, replace(goal, trials=16))
-    sampler = again.conductor._sampler
-    assert isinstance(sampler, OptunaSampler) and len(sampler._study.trials) == 12
+    again = Run(tmp_path, goal, 16)
+    sampler = again.conductor._decisions._sampler
+    assert isinstance(sampler, OptunaSampler) and len(sampler._study.trials) == 4
     again.to_the_end()
     check(again.trials, again.rows)
 

@@ -1,4 +1,8 @@
+import errno
+import logging
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import epoch_record, trial_record
+from records import BEGIN, epoch_record, trial_record
+from small_disk import fill, small_disk
 
-from ensemble_tune.errors import RunError
+from ensemble_tune.errors import EnsembleTuneError, RunError, StorageFullError
+from ensemble_tune.tune import ledger_table
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+from ensemble_tune.tune.session import SessionRecord
 
 
 def full(number: int, stage: str = "base") -> TrialRecord:
@@ -52,6 +59,17 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def fresh(ledger: Ledger) -> Ledger:
     return Ledger(ledger.folder)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def session(number: int = 1) -> SessionRecord:
+    return SessionRecord(stage="base", session=number, started=BEGIN, updated=BEGIN, slots=1, host="node", pid=1)
 
 
 def plain(rows: list[TrialRecord] | list[EpochRecord]) -> list[str]:
@@ -103,6 +121,39 @@ def test_rows_after_an_epoch_can_be_forgotten(ledger: Ledger) -> None:
     assert [(e.number, e.epoch) for e in fresh(ledger).epochs()] == [(0, 1), (0, 2), (0, 3), (1, 1)]
 
 
+def test_of_two_cuts_the_earlier_epoch_counts(ledger: Ledger) -> None:
+    for epoch in (1, 2, 3, 4):
+        ledger.put_epoch(epoch_record(0, epoch))
+    ledger.flush()
+    ledger.drop_epochs_after(full(0), 1)
+    ledger.put_epoch(epoch_record(0, 2, {"miou": 0.9}))
+    ledger.drop_epochs_after(full(0), 3)
+    ledger.flush()
+    assert [(row.epoch, row.scores["miou"]) for row in fresh(ledger).epochs()] == [(1, 0.1), (2, 0.9)]
+
+
+def test_a_writer_that_dies_within_a_flush_leaves_no_trial_without_its_epochs(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+    write = ledger_table.write_part
+
+    def dies_later(path: Path, *rest: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *rest)
+
+    monkeypatch.setattr(ledger_table, "write_part", dies_later)
+    ledger.put_trial(full(0))
+    ledger.put_epoch(epoch_record(0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        ledger.flush()
+    assert fresh(ledger).trials() == [] and len(fresh(ledger).epochs()) == 1
+    monkeypatch.undo()
+    assert ledger.flush() and len(fresh(ledger).trials()) == 1, "rows that were not written still wait"
+
+
 def test_a_next_process_goes_on_with_the_same_rows(ledger: Ledger) -> None:
     ledger.put_trial(full(0))
     ledger.put_epoch(epoch_record(0, 1))
@@ -140,6 +191,94 @@ def test_only_parts_that_changed_are_written_again(ledger: Ledger) -> None:
     ledger.flush()
     after = [path.stat().st_ino for path in parts]
     assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_what_is_put_waits_in_memory_for_a_flush(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.put_epoch(epoch_record(0, 1))
+    ledger.flush()
+
+    def touched(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a put reads or writes no file")
+
+    for name in ("read_part", "write_part"):
+        monkeypatch.setattr(ledger_table, name, touched)
+    ledger.put_trial(full(0))
+    ledger.put_epoch(epoch_record(0, 2))
+    ledger.put_epoch(epoch_record(700, 1))
+    ledger.put_session(session())
+    ledger.drop_epochs_after(full(0), 0)
+    monkeypatch.undo()
+    assert ledger.flush()
+    assert [(row.number, row.epoch) for row in fresh(ledger).epochs()] == [(700, 1)]
+
+
+_numbers = st.integers(0, 2).map(lambda number: 70 * number)
+_steps = st.one_of(
+    st.tuples(st.just("put"), _numbers, st.integers(1, 4)),
+    st.tuples(st.just("drop"), _numbers, st.integers(0, 4)),
+    st.tuples(st.sampled_from(["flush", "open"]), st.just(0), st.just(0)),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(_steps, max_size=25))
+def test_any_order_of_puts_drops_flushes_and_restarts_gives_the_rows_of_a_dictionary(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
+) -> None:
+    ledger = Ledger(tmp_path_factory.mktemp("model") / "ledger")
+    ledger.open()
+    model: dict[tuple[int, int], float] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        # Of three parts one is in memory, the others have to be read again.
+        patch.setattr(ledger_table, "_RECENT_PARTS", 1)
+        for at, (step, number, epoch) in enumerate([*steps, ("open", 0, 0)]):
+            if step == "put":
+                ledger.put_epoch(epoch_record(number, epoch, {"miou": float(at)}))
+                model[number, epoch] = float(at)
+            elif step == "drop":
+                ledger.drop_epochs_after(full(number), epoch)
+                model = {key: score for key, score in model.items() if key[0] != number or key[1] <= epoch}
+            elif step == "flush":
+                assert ledger.flush()
+            else:
+                ledger.close()
+                ledger = fresh(ledger)
+                ledger.open()
+    ledger.close()
+    assert [(row.number, row.epoch, row.scores["miou"]) for row in ledger.epochs()] == [
+        (*key, score) for key, score in sorted(model.items())
+    ]
+    for path in (ledger.folder / "epochs").iterdir():
+        rows = pq.read_table(path, columns=["number", "epoch"]).to_pylist()
+        assert rows == sorted(rows, key=lambda row: (row["number"], row["epoch"])), "in order on disk too"
+
+
+def test_a_flush_is_due_after_a_second_and_after_20_times_what_the_last_took(tmp_path: Path) -> None:
+    clock = Clock()
+    ledger = Ledger(tmp_path / "ledger", clock=clock)
+    ledger.open()
+
+    def due_after(seconds: float) -> bool:
+        clock.now += seconds
+        ledger.put_trial(full(round(1000 * clock.now)))
+        return ledger.flush_if_due()
+
+    assert [due_after(0.9), due_after(0.2), due_after(0.9), due_after(0.2)] == [False, True, False, True]
+
+    class Slow(Clock):
+        def __call__(self) -> float:
+            self.now += 0.25
+            return self.now
+
+    slow = Slow()
+    ledger._clock = slow
+    slow.now = clock.now + 10
+    assert ledger.flush_if_due(), "which takes a quarter of a second by this clock, and so four ticks of one and more"
+    slow.now += 4.0
+    assert not ledger.flush_if_due()
+    slow.now += 1.0
+    assert ledger.flush_if_due()
+    ledger.close()
 
 
 class TestAsOpenedByOthers:
@@ -284,28 +423,269 @@ def damage_foreign(path: Path) -> None:
     pq.write_table(pa.table({"trial": ["base-0000"], "stage": ["base"], "number": [0]}), path)
 
 
+def damage_column_foreign(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("note", pa.array(["mine"] * len(table))), path)
+
+
+def damage_group_foreign(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("note.a", pa.array([1.0] * len(table))), path)
+
+
+def damage_column_lost(path: Path) -> None:
+    pq.write_table(
+        pq.read_table(path).drop_columns(["started" if "started" in path.read_text("latin1") else "epoch"]), path
+    )
+
+
+def damage_type(path: Path) -> None:
+    pd.read_parquet(path).astype({"stage": "string"}).to_parquet(path)
+
+
+def damage_null(path: Path) -> None:
+    table = pq.read_table(path)
+    name = next(name for name in ("number", "session") if name in table.column_names)
+    column = pa.nulls(len(table), pa.int64())
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), path)
+
+
+def damage_twice(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table]), path)
+
+
+def damage_other_stage(path: Path) -> None:
+    table = pq.read_table(path)
+    column = pa.array(["meta"] * len(table)).dictionary_encode()
+    pq.write_table(table.set_column(table.column_names.index("stage"), pa.field("stage", column.type), column), path)
+
+
+def damage_bit(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"base")] ^= 1
+    path.write_bytes(bytes(whole))
+
+
 def damage_pages(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:4] + b"\xff" * (len(whole) // 3) + whole[4 + len(whole) // 3 :])
 
 
-@pytest.mark.parametrize("damage", [damage_truncated, damage_empty, damage_text, damage_foreign, damage_pages])
-@pytest.mark.parametrize("table", ["trials", "epochs"])
-def test_a_damaged_part_is_refused_by_name_and_the_lock_let_go(ledger: Ledger, damage, table: str) -> None:  # type: ignore[no-untyped-def]
+DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
+
+
+@pytest.fixture
+def written(ledger: Ledger) -> Ledger:
+    """A row in each table, and the lock let go."""
     ledger.put_trial(full(0))
     ledger.put_epoch(epoch_record(0, 1))
-    ledger.flush()
+    ledger.put_session(session())
     ledger.close()
-    part = ledger.folder / table / "base-00000.parquet"
+    return ledger
+
+
+PARTS = ["trials/base-00000.parquet", "epochs/base-00000.parquet", "sessions/base.parquet"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", PARTS)
+def test_a_damaged_part_is_refused_by_name_and_the_lock_let_go(written: Ledger, damage, name: str) -> None:  # type: ignore[no-untyped-def]
+    part = written.folder / name
     whole = part.read_bytes()
     damage(part)
-    for _ in range(2):
+    spoiled = part.read_bytes()
+    ways = (lambda: fresh(written).open(), {"t": written.trials, "e": written.epochs, "s": written.sessions}[name[0]])
+    for act in (*ways, *ways):
         with pytest.raises(RunError) as error:
-            fresh(ledger).open()
+            act()
         assert str(part) in str(error.value) and "restore or remove it" in str(error.value)
         assert "\n" not in str(error.value)
+    assert part.read_bytes() == spoiled, "what may be mended by hand is left alone"
     part.write_bytes(whole)
-    ledger.open()
+    written.open()
+
+
+@pytest.mark.parametrize("name", ["base-00256.parquet", "meta-00000.parquet", "base-00001.parquet", "base-0.parquet"])
+def test_rows_that_are_there_twice_under_another_name_are_refused(written: Ledger, name: str) -> None:
+    copy = written.folder / "trials" / name
+    shutil.copy(written.folder / PARTS[0], copy)
+    for act in (fresh(written).trials, fresh(written).open):
+        with pytest.raises(RunError, match=r"restore or remove it$") as error:
+            act()
+        assert str(copy) in str(error.value)
+    copy.unlink()
+    assert len(written.trials()) == 1
+
+
+def test_a_status_that_this_version_does_not_know_is_refused_with_file_and_value(written: Ledger) -> None:
+    part = written.folder / PARTS[0]
+    table = pq.read_table(part)
+    column = pa.array(["dreaming"]).dictionary_encode()
+    pq.write_table(table.set_column(3, pa.field("status", column.type, nullable=False), column), part)
+    for act in (fresh(written).trials, fresh(written).open):
+        with pytest.raises(RunError, match=r"but .*trials/base-00000.parquet gives base-0000 'dreaming'; read it with"):
+            act()
+    with pytest.raises(RunError, match="dreaming"):
+        fresh(written).open()
+
+
+def test_a_part_that_is_damaged_or_gone_while_a_search_writes_is_not_taken_for_new(written: Ledger) -> None:
+    part = written.folder / PARTS[1]
+    whole = part.read_bytes()
+    written.open()
+    part.write_bytes(whole[:-10])
+    written.put_epoch(epoch_record(0, 2))
+    with pytest.raises(RunError, match=r"epochs/base-00000\.parquet is not one"):
+        written.flush()
+    part.unlink()
+    assert not written.flush() and not part.exists()
+    part.write_bytes(whole)
+    written.close()
+    assert [row.epoch for row in fresh(written).epochs()] == [1, 2]
+
+
+class TestStorageThatFails:
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def ledger(self, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+        ledger = Ledger(tmp_path / "run" / "ledger", clock=clock)
+        ledger.open()
+        ledger.put_trial(full(0))
+        ledger.put_epoch(epoch_record(0, 1))
+        assert ledger.flush()
+        yield ledger
+        ledger.close()
+
+    @pytest.fixture
+    def broken(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+        """While this list is not empty, no file is renamed: EIO. Each try adds an item."""
+        tries: list[int] = []
+        rename = Path.replace
+
+        def fails(path: Path, target: Path) -> Path:
+            if not tries:
+                return rename(path, target)
+            tries.append(1)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        monkeypatch.setattr(Path, "replace", fails)
+        yield tries
+        tries.clear()
+
+    def test_it_is_said_once_tried_ever_less_often_and_nothing_is_lost(
+        self, ledger: Ledger, clock: Clock, broken: list[int], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        broken.append(0)
+        tried = []
+        for second in range(200):
+            before = len(broken)
+            ledger.put_epoch(epoch_record(0, 2 + second))
+            ledger.put_trial(replace(full(0), epochs=2 + second))
+            assert not ledger.flush() and not ledger.flush_if_due()
+            tried += [second] * (len(broken) - before)
+            clock.now += 1
+        assert tried == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+        (warning,) = caplog.records
+        assert warning.levelno == logging.WARNING and warning.name == "ensemble_tune.tune.ledger"
+        assert str(ledger.folder) in warning.message and "(Input/output error)" in warning.message
+        assert "the search goes on, and nothing is lost while this process lives" in warning.message
+        assert [row.epoch for row in fresh(ledger).epochs()] == [1]
+        assert not list(ledger.folder.glob(".partial-*"))
+        broken.clear()
+        clock.now += 60
+        assert ledger.flush() and ledger.flush()
+        assert len(caplog.records) == 2 and "is written again" in caplog.records[1].message
+        assert [row.epoch for row in fresh(ledger).epochs()] == list(range(1, 202))
+        assert [trial.epochs for trial in fresh(ledger).trials()] == [201]
+        broken.append(0)
+        ledger.put_trial(full(0))
+        clock.now += 2
+        assert not ledger.flush_if_due() and len(caplog.records) == 3, "a new failure is said again"
+
+    def test_parts_have_one_schema_again_after_a_new_column_could_not_be_written(
+        self, ledger: Ledger, clock: Clock, broken: list[int]
+    ) -> None:
+        ledger.put_trial(full(300))
+        assert ledger.flush()
+        broken.append(0)
+        ledger.put_trial(replace(full(600), params={"late": 1}))
+        assert not ledger.flush()
+        broken.clear()
+        clock.now += 1
+        assert ledger.flush()
+        schemas = {str(pq.read_schema(path)) for path in (ledger.folder / "trials").iterdir()}
+        assert len(schemas) == 1 and "param.late" in schemas.pop()
+        assert [trial.number for trial in fresh(ledger).trials()] == [0, 300, 600]
+
+    def test_closing_tries_for_its_patience_then_says_what_to_do(
+        self, ledger: Ledger, broken: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ledger, "_clock", time.monotonic)
+        broken.append(0)
+        ledger.put_trial(full(1))
+        with pytest.raises(
+            RunError, match=r"that failed for 0\.2 s \(Input/output error\); mend the storage, then run"
+        ):
+            ledger.close(patience=0.2)
+        assert 2 < len(broken) < 20
+        broken.clear()
+        again = fresh(ledger)
+        again.open()
+        again.close()
+        ledger.open()
+
+    def test_closing_waits_for_storage_that_comes_back(
+        self, ledger: Ledger, broken: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ledger, "_clock", time.monotonic)
+        broken.append(0)
+        ledger.put_trial(full(1))
+        monkeypatch.setattr(time, "sleep", lambda seconds: broken.clear())
+        ledger.close(patience=5)
+        assert [trial.number for trial in fresh(ledger).trials()] == [0, 1]
+        ledger.open()
+
+    def test_a_folder_that_cannot_be_read_is_named_in_one_line(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*args: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(ledger.folder / PARTS[0]))
+
+        monkeypatch.setattr(ledger_table, "read_part", fails)
+        with pytest.raises(RunError, match=r"trials/base-00000.parquet is not \(Permission denied\); mend the storage"):
+            ledger.trials()
+
+
+def test_a_full_disk_stops_the_writer_and_damages_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        ledger = Ledger(disk / "run" / "ledger")
+        ledger.open()
+        for number in range(100):
+            ledger.put_epoch(epoch_record(number, 1))
+            ledger.put_trial(full(number))
+        assert ledger.flush()
+        before = {path: path.read_bytes() for path in ledger.folder.glob("*/*")}
+        filler = fill(disk)
+        ledger.put_epoch(epoch_record(0, 2))
+        for act in (ledger.flush, ledger.close):
+            with pytest.raises(
+                StorageFullError, match=r"is full \(No space left on device; 0\.0 MB are free in"
+            ) as error:
+                act()
+            assert str(ledger.folder) in str(error.value) and "run the same command again" in str(error.value)
+            assert "\n" not in str(error.value)
+        assert {path: path.read_bytes() for path in ledger.folder.glob("*/*")} == before
+        assert not list(ledger.folder.glob(".partial-*"))
+        with pytest.raises(EnsembleTuneError, match=r"must be .* but"):
+            fresh(ledger).open()
+        filler.unlink()
+        ledger.open()
+        ledger.close()
+        assert [row.epoch for row in ledger.epochs()][:2] == [1, 2], "what could not be written was kept"
 
 
 def test_parts_of_a_writer_that_died_while_it_added_a_column_are_made_equal(ledger: Ledger) -> None:

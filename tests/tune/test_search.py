@@ -2,38 +2,26 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from counting_search import search
 from counting_trial import CountingTrial, check
 from processes import session, wait_for
 
 from ensemble_tune.errors import ConfigError, RunError
-from ensemble_tune.tune.conductor import Goal
+from ensemble_tune.trial import Value
+from ensemble_tune.tune.budget import Budget, Target
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.search import Search, versions
 from ensemble_tune.tune.workers import Workers
 
 DRIVER = Path(__file__).with_name("counting_search.py")
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[str]:
-    """A Ray for all tests, by its address."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Where workers find the trial.
-        ray.shutdown()  # Another module's Ray, whose workers would not.
-        start_ray()
-        yield ray.get_runtime_context().gcs_address
-        ray.shutdown()
 
 
 def log(out: Path) -> list[list[str]]:
@@ -53,8 +41,16 @@ def checked(out: Path) -> list[TrialRecord]:
 
 
 def given(out: Path, *points: dict[str, Any], **options: Any) -> Search:
-    goal = Goal(stage="base", metric="score", keep=9)
-    return Search(trial=CountingTrial(log=out / "log"), goal=goal, out=out, max_epochs=3, points=points, **options)
+    return Search(
+        trial=CountingTrial(log=out / "log"),
+        metric="score",
+        stage="base",
+        keep=9,
+        out=out,
+        max_epochs=3,
+        points=points,
+        **options,
+    )
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -88,10 +84,10 @@ class TestOnLocalRay:
         assert len(log(tmp_path)) == 10, "a trial whose worker was killed goes on from its checkpoint"
         assert result.best is not None and result.best.number != 1
 
-    def test_a_trial_whose_workers_keep_dying_has_failed_and_says_why(self, tmp_path: Path) -> None:
+    def test_a_trial_whose_workers_keep_dying_is_lost_and_says_why(self, tmp_path: Path) -> None:
         given(tmp_path, {"rate": 0.5, "epochs": 4, "dies": 9}).run()
         (record,) = checked(tmp_path)
-        assert (record.status, record.epochs) == (Status.FAILED, 1)
+        assert (record.status, record.epochs) == (Status.LOST, 1)
         assert record.error is not None and record.error.startswith("its worker died 4 times; the last time: ")
         assert "OOM" in record.error and "\n" not in record.error
 
@@ -118,6 +114,70 @@ class TestOnLocalRay:
         trials = checked(tmp_path)
         assert {t.status for t in trials} == {Status.FINISHED, Status.STOPPED}
         assert all((t.epochs == 9) == (t.status is Status.FINISHED) for t in trials)
+
+    def test_paused_trials_are_promoted_and_train_no_epoch_twice(self, tmp_path: Path) -> None:
+        done = replace(search(tmp_path, 9, 9, 0.0), scheduler="asha-promote", grace=1).run()
+        trials = checked(tmp_path)
+        assert done.reason == "all trials have ended"
+        assert {t.epochs for t in trials} == {1, 3, 9}
+        assert [t.status for t in trials if t.epochs == 9] == [Status.FINISHED]
+        assert all(t.status is Status.STOPPED for t in trials if t.epochs < 9)
+        assert len(log(tmp_path)) == sum(t.epochs for t in trials)
+
+    def test_a_budget_of_time_ends_a_search_that_another_call_goes_on_with(self, tmp_path: Path) -> None:
+        whole = search(tmp_path, 4, 6, 0.5)
+        told: list[str] = []
+        with Workers() as workers:
+            short = replace(whole, workers=workers, budget=Budget(hours=4 / 3600), say=told.append)
+            started = time.monotonic()
+            result = short.run()
+            assert time.monotonic() - started < 25
+            trials = checked(tmp_path)
+            assert result.reason == "0.00111111 hours used" and result.best is not None
+            assert told == [
+                f"base search: at most 4 trials x 6 epochs on {CORES} slots, 0.00111111 hours",
+                "base search ends: 0.00111111 hours used",
+            ]
+            assert {t.status for t in trials} & {Status.PAUSED} and Status.RUNNING not in {t.status for t in trials}
+            session, *others = Ledger(tmp_path / LEDGER).sessions("base")
+            assert not others and (session.reason, session.slots) == (result.reason, CORES)
+            assert 4 <= 3600 * session.node_hours < 8 and session.gpu_hours == 0
+            again = replace(short, say=lambda line: None).run()
+            assert again.reason == result.reason, "what an earlier call used counts"
+            assert replace(whole, workers=workers).run().reason == "all trials have ended"
+        assert [(t.status, t.epochs) for t in checked(tmp_path)] == [(Status.FINISHED, 6)] * 4
+        assert len(log(tmp_path)) <= 24 + CORES, "no more than the epochs in progress are trained twice"
+        reasons = [session.reason for session in Ledger(tmp_path / LEDGER).sessions("base")]
+        assert reasons[0] == result.reason and reasons[-1] == "all trials have ended"
+
+    def test_a_target_and_patience_end_a_search(self, tmp_path: Path) -> None:
+        whole = search(tmp_path, 30, 2, 0.0)
+        with Workers() as workers:
+            first = replace(whole, workers=workers, budget=Budget(target=Target("score", 0.9))).run()
+            assert first.best is not None and first.best.score is not None and first.best.score >= 0.9
+            assert first.reason == f"target score=0.9 reached by {first.best.trial}"
+            assert len(checked(tmp_path)) < 30
+            second = replace(whole, workers=workers, budget=Budget(patience=5)).run()
+            assert second.reason.startswith("no new best in ") and len(checked(tmp_path)) < 30
+
+    def test_each_trial_may_ask_for_its_own_share(self, tmp_path: Path) -> None:
+        """Trials of half a core run side by side, one of the whole machine alone; one that fits nowhere fails."""
+
+        def share(params: Mapping[str, Value]) -> Resources:
+            return Resources(cpus=float(params["cpus"]), gpus=0, memory=0.01)
+
+        halves = 2 * CORES
+        half = {"rate": 0.5, "epochs": 2, "cpus": 0.5, "meets": halves}
+        points = [half | {"seed": number} for number in range(halves)]
+        points += [{"rate": 0.5, "epochs": 2, "cpus": cpus, "seed": 99} for cpus in (CORES + 1.0, float(CORES))]
+        replace(given(tmp_path, *points), requirements=share).run()
+        *side_by_side, failed, alone = checked(tmp_path)
+        assert [t.status for t in (*side_by_side, alone)] == [Status.FINISHED] * (halves + 1)
+        assert failed.status is Status.FAILED and f"it asks for {CORES + 1} CPUs" in (failed.error or "")
+        rows = Ledger(tmp_path / LEDGER).epochs()
+        assert max(row.reported for row in rows if row.trial != alone.trial) < min(
+            row.reported for row in rows if row.trial == alone.trial
+        )
 
     def test_searches_that_share_workers_share_their_processes(self, tmp_path: Path) -> None:
         one, two = tmp_path / "one", tmp_path / "two"
@@ -184,7 +244,7 @@ class TestOnLocalRay:
 
     def test_unknown_names_are_refused_and_the_folder_stays_free(self, tmp_path: Path) -> None:
         wrong = search(tmp_path, 1, 1, 0.0)
-        for change in ({"scheduler": "ahsa"}, {"goal": replace(wrong.goal, sampler="rnadom")}):
+        for change in ({"scheduler": "ahsa"}, {"sampler": "rnadom"}):
             with pytest.raises(ConfigError, match="did you mean"):
                 replace(wrong, **change).run()
         wrong.run()

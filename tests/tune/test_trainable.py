@@ -10,7 +10,9 @@ from counting_trial import CountingTrial, alone
 from records import trial_record
 
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial
-from ensemble_tune.tune.conductor import Assignment, Goal
+from ensemble_tune.tune.conductor import Assignment
+from ensemble_tune.tune.decisions import Goal
+from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.trainable import REPORT, RayTrial, Report
 from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
 
@@ -22,11 +24,17 @@ def no_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get", lambda reference: reference)
 
 
+def assigned(number: int, params: Params, **values: float) -> Assignment:
+    params = dict(params)
+    seed = int(params.pop("seed"))
+    return Assignment(trial_record(number, status=Status.RUNNING, params=params, seed=seed), **values)
+
+
 def worker(tmp_path: Path, trial: Trial = CountingTrial(), params: Params = PARAMS) -> RayTrial:  # noqa: B008
     """A worker without Ray around it."""
     made = object.__new__(RayTrial)
     goal = Goal(stage="base", metric="score", keep=1)
-    assignment = Assignment("base-0000", 0, params)
+    assignment = assigned(0, params)
     made.setup({"assignment": assignment, "shared": (trial, goal, tmp_path)})
     return made
 
@@ -113,15 +121,16 @@ def test_a_damaged_checkpoint_is_the_trials_failure(tmp_path: Path) -> None:
     assert report.error is not None and str(rows) in report.error
 
 
-def test_a_checkpoint_that_cannot_be_saved_is_the_trials_failure(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_saved_ends_the_search_and_is_no_fault_of_the_trial(tmp_path: Path) -> None:
     def fails(folder: Path) -> None:
-        raise OSError("disk full")
+        raise OSError("no route to host")
 
     def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
         yield EpochResult(epoch=1, scores={}, save=fails)
 
     report = step(worker(tmp_path, trial))
-    assert report.error == "OSError: disk full" and report.rows == ()
+    assert report.fatal and report.rows == ()
+    assert report.error is not None and "must be written, but that failed 4 times (no route to host)" in report.error
 
 
 def test_any_number_is_a_score(tmp_path: Path) -> None:
@@ -159,12 +168,12 @@ def test_a_trial_says_how_long_it_waited_and_what_its_worker_took_to_start(tmp_p
     now = time.time()
     made = object.__new__(RayTrial)
     shared = (CountingTrial(), Goal(stage="base", metric="score", keep=1), tmp_path)
-    made.setup({"assignment": Assignment("base-0000", 0, PARAMS, proposed=now - 5), "shared": shared})
+    made.setup({"assignment": assigned(0, PARAMS, proposed=now - 5), "shared": shared})
     (row,) = step(made).rows
     # This process is older than the proposal, or was started for it after at most 5 seconds.
     assert row.seconds["wait"] + row.seconds["start"] == pytest.approx(5, abs=0.5)
     assert 0 < row.seconds["start"] <= 5.5
-    made.reset_config({"assignment": Assignment("base-0001", 1, PARAMS, proposed=now - 7), "shared": shared})
+    made.reset_config({"assignment": assigned(1, PARAMS, proposed=now - 7), "shared": shared})
     (row,) = step(made).rows
     assert row.seconds["start"] == 0 and row.seconds["wait"] == pytest.approx(7, abs=0.5)
 
@@ -182,7 +191,7 @@ def test_the_next_trial_in_a_process_ends_the_one_before(tmp_path: Path) -> None
     made = worker(tmp_path, trial)
     step(made)
     shared = (trial, Goal(stage="base", metric="score", keep=1), tmp_path)
-    assert made.reset_config({"assignment": Assignment("base-0001", 1, {**PARAMS, "rate": 0.7}), "shared": shared})
+    assert made.reset_config({"assignment": assigned(1, {**PARAMS, "rate": 0.7}), "shared": shared})
     assert events == ["closed 0.5"]
     (row,) = step(made).rows
     assert (row.trial, row.number, row.epoch, row.attempt, row.scores["score"]) == ("base-0001", 1, 1, 1, 0.7)

@@ -1,0 +1,329 @@
+"""What Tune calls: it asks for trials, tells results, and is told who goes on. All decisions are the conductor's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.tune.callback import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm
+
+from ensemble_tune.errors import ConfigError, StorageError
+from ensemble_tune.tune.conductor import Assignment, Conductor
+from ensemble_tune.tune.interrupts import Interrupted
+from ensemble_tune.tune.record import Status
+from ensemble_tune.tune.resources import Bookings, Resources
+from ensemble_tune.tune.scheduler import Decision
+from ensemble_tune.tune.trainable import REPORT, Report
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+_WORKER_DEATHS = 3
+"""How often a trial's worker may die before the trial counts as failed."""
+
+_COUNT_SECONDS = 10
+"""How often a cluster's machines are counted: they are what is paid for."""
+
+
+class StopTuneError(Exception):
+    """Ends Tune's loop by the one way after which it cleans up."""
+
+
+def machines() -> list[dict[str, float]]:
+    """The resources of each machine."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+@dataclass
+class Stage:
+    """A conductor at work."""
+
+    conductor: Conductor
+    shared: ray.ObjectRef[Any]
+    """What all its trials share, for workers to fetch."""
+    bookings: Bookings | None = None
+    """Where each trial has a share of its own."""
+    live: dict[str, Assignment] = field(default_factory=dict)
+    """What Tune has been given and has not ended, by Tune's ids."""
+    again: deque[Assignment] = field(default_factory=deque)
+    """Trials whose worker died."""
+    deaths: Counter[str] = field(default_factory=Counter)
+    """How often each trial's worker died."""
+    done: threading.Event = field(default_factory=threading.Event)
+    """Set when every trial has ended."""
+
+
+class Proposals(SearchAlgorithm):
+    """Turns a stage's assignments into Tune trials, and waits for the next stage when they have all ended."""
+
+    def __init__(self, share: Resources, nodes: Sequence[Mapping[str, float]], end: End) -> None:
+        """share: what each trial asks for, where its stage says nothing else."""
+        self.places = share.slots(nodes)
+        """How many such trials run side by side."""
+        self._share = share
+        self._end = end
+        self._spec: dict[str, Any] = {}
+        self._coming: SimpleQueue[Stage | None] = SimpleQueue()
+        self._started = 0
+        self._counted = 0.0
+        self._closed = False
+        self.stage: Stage | None = None
+        self.why: dict[str, str] = {}
+        """What Tune says of a worker's death, by its ids."""
+
+    def begin(self, stage: Stage) -> None:
+        """Hands over the next stage; the one before is done."""
+        self._coming.put(stage)
+
+    def close(self) -> None:
+        """No stage comes any more."""
+        self._coming.put(None)
+
+    def add_configurations(self, experiments: Experiment | list[Experiment] | dict[str, dict[str, Any]]) -> None:
+        """Tune's one experiment: what all trials share."""
+        if not isinstance(experiments, list):
+            raise TypeError(f"Tune gives a list of one experiment, but gave {type(experiments).__name__}")
+        self._spec = experiments[0].spec
+
+    def next_trial(self) -> TuneTrial | None:
+        """The next assignment, unless enough trials are under way."""
+        if self.stage is None or self.stage.done.is_set():
+            # Nothing is live, so nothing else wants Tune's attention meanwhile.
+            self.stage = None if self._closed else self._coming.get()
+            self._closed = self.stage is None
+        if self.stage is None or self._enough(self.stage):
+            return None
+        assignment = None
+        share = self._share
+        with self._end.on_error():
+            again = self.stage.again
+            assignment = replace(again.popleft(), proposed=time.time()) if again else self.stage.conductor.next()
+        if assignment is None:
+            self._settle(self.stage)
+            return None
+        self._started += 1
+        # Two stages may name their trials alike.
+        name = f"{self._started}.{assignment.trial}"
+        if self.stage.bookings is not None:
+            try:
+                share = self.stage.bookings.share(assignment.params)
+            except ConfigError as error:  # no machine can train these parameters
+                self.stage.conductor.ended(assignment.trial, Status.FAILED, str(error))
+                return self.next_trial()
+            self.stage.bookings.book(name, share)
+        self.stage.live[name] = assignment
+        return TuneTrial(
+            self._spec["run"],
+            config={"assignment": assignment, "shared": self.stage.shared, "share": share.bundle()},
+            trial_id=name,
+            storage=self._spec["storage"],
+            checkpoint_config=self._spec["checkpoint_config"],
+            stub=False,
+        )
+
+    @property
+    def alike(self) -> bool:
+        """Whether all trials of the stage have the same share."""
+        return self.stage is None or self.stage.bookings is None
+
+    def _enough(self, stage: Stage) -> bool:
+        """Whether one trial more than fits has been handed out: it is the next as soon as a place is free."""
+        return stage.bookings.full if stage.bookings is not None else len(stage.live) > self.places
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to propose, and never will be."""
+        return self._closed or self._end.reason is not None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial's end, however it came."""
+        stage = self.stage
+        if stage is None or trial_id not in stage.live or self._end.reason is not None:
+            return
+        assignment = stage.live.pop(trial_id)
+        if stage.bookings is not None:
+            stage.bookings.free(trial_id)
+        report = (result or {}).get(REPORT)
+        with self._end.on_error():
+            if error:
+                self._worker_died(stage, assignment, self.why.get(trial_id, "see Ray's logs"))
+            elif isinstance(report, Report) and report.fatal:
+                raise StorageError(report.error)
+            elif isinstance(report, Report) and report.error:
+                log.info("%s failed: %s\n%s", assignment.trial, report.error, report.details)
+                stage.conductor.ended(assignment.trial, Status.FAILED, report.error)
+            else:
+                stage.conductor.ended(assignment.trial)
+            self._settle(stage)
+
+    def _worker_died(self, stage: Stage, assignment: Assignment, why: str) -> None:
+        """Gives the trial to another worker, unless it has cost too many."""
+        stage.deaths[assignment.trial] += 1
+        deaths = stage.deaths[assignment.trial]
+        if deaths > _WORKER_DEATHS:
+            stage.conductor.ended(
+                assignment.trial, Status.LOST, f"its worker died {deaths} times; the last time: {why}"
+            )
+        elif stage.conductor.reason is None:
+            stage.again.append(assignment)
+
+    def _settle(self, stage: Stage) -> None:
+        """Ends the stage once nothing of it is left."""
+        if stage.conductor.done and not stage.live and not stage.again:
+            stage.done.set()
+
+    def look(self, tune_controller: TuneController) -> None:
+        """Called several times a second: lets time pass for the conductor, and stops all trials once it has enough."""
+        stage = self.stage
+        if stage is None or stage.done.is_set() or self._end.reason is not None:
+            return
+        with self._end.on_error():
+            if time.monotonic() - self._counted > _COUNT_SECONDS:
+                nodes = machines()
+                stage.conductor.meter.nodes = len(nodes)
+                self._counted = time.monotonic()
+                if stage.bookings is not None:
+                    stage.bookings.nodes = nodes
+            if stage.bookings is not None and stage.live:
+                stage.conductor.meter.gpus = stage.bookings.total("GPU") / len(stage.live)
+            stage.conductor.look()
+            if stage.conductor.reason is not None and (stage.live or stage.again):
+                self._stop(stage, tune_controller)
+
+    def _stop(self, stage: Stage, tune_controller: TuneController) -> None:
+        """Ends trials at once, wherever they are; each has the checkpoint of its last epoch."""
+        stage.conductor.interrupt(stage.conductor.reason or "")
+        stage.again.clear()
+        for trial in [trial for trial in tune_controller.get_trials() if trial.trial_id in stage.live]:  # type: ignore[no-untyped-call]
+            actor = trial.temporary_state.ray_actor
+            if actor is not None:
+                ray.kill(actor)
+            tune_controller.stop_trial(trial)  # type: ignore[no-untyped-call]
+        self._settle(stage)
+
+    def pass_on(self, result: dict[str, Any]) -> bool:
+        """Gives a result's rows to the conductor; whether the trial keeps its place."""
+        report = result.get(REPORT)
+        if self.stage is None or self._end.reason is not None:
+            return False
+        decision = Decision.GO_ON
+        with self._end.on_error():
+            for row in report.rows if isinstance(report, Report) else ():
+                decision = self.stage.conductor.epoch(row)
+        return decision is Decision.GO_ON
+
+
+class Events(TrialScheduler):
+    """Passes rows to the conductor, and its decisions to Tune."""
+
+    def __init__(self, proposals: Proposals) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._proposals = proposals
+        self._kept: tuple[Any, int] = (None, 0)
+        """How many idle workers of a share Tune was told to keep."""
+        self._waiting: deque[TuneTrial] = deque()
+
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Called for every result but a trial's last, which only says that there are no more epochs."""
+        return self.CONTINUE if self._proposals.pass_on(result) else self.STOP
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
+        """Called before `Proposals.on_trial_complete`; a last result may bring rows too."""
+        self._proposals.pass_on(result)
+
+    def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """A trial waits for a place."""
+        # Tune keeps only as many idle workers as trials wait, so at the end of a stage all but one would go. No
+        # public setting changes that; where this one is gone, stages are as right, and start more slowly. Where trials
+        # have shares of their own, an idle worker's share may be what another trial waits for.
+        cache: Any = getattr(tune_controller, "_actor_cache", None)
+        keep = self._proposals.places if self._proposals.alike else 0
+        if keep != self._kept[1] and hasattr(cache, "increase_max") and hasattr(cache, "decrease_max"):
+            factory, kept = self._kept
+            if kept:
+                cache.decrease_max(factory, by=kept)
+            if keep:
+                cache.increase_max(trial.placement_group_factory, by=keep)
+            self._kept = (trial.placement_group_factory, keep)
+        self._waiting.append(trial)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """A trial's worker died; called before `Proposals.on_trial_complete`."""
+        # Tune's own `get_error` reads a copy that may not have been made yet.
+        file = Path(trial.error_file or "")
+        lines = file.read_text(encoding="utf-8").strip().splitlines() if file.is_file() else []
+        if lines:
+            self._proposals.why[trial.trial_id] = lines[-1].strip()
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Nothing to do: Tune tells `Proposals`."""
+
+    def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> TuneTrial | None:
+        """The trial that has waited longest: Tune itself would give a freed worker to the newest."""
+        self._proposals.look(tune_controller)
+        while self._waiting and self._waiting[0].status != TuneTrial.PENDING:
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
+
+    def debug_string(self) -> str:
+        """Shown by Tune's own output, which is off."""
+        return "decisions by ensemble_tune"
+
+
+class End(Callback):
+    """Ends the run at its next step, once there is a reason, and does not wait for the epochs in progress."""
+
+    def __init__(self) -> None:
+        self.reason: BaseException | None = None
+
+    def interrupt(self) -> None:
+        """Takes the user's wish for the reason."""
+        self.reason = self.reason or Interrupted()
+
+    @contextmanager
+    def on_error(self) -> Iterator[None]:
+        """Takes an error in our own decisions for the reason: Tune would blame the trial, and go on."""
+        try:
+            yield
+        except Exception as error:
+            self.reason = self.reason or error
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Called by Tune about ten times a second."""
+        if self.reason is not None:
+            for trial in trials:
+                actor = trial.temporary_state.ray_actor
+                if actor is not None:
+                    ray.kill(actor)
+            raise StopTuneError
+
+
+class Silence(TrialProgressCallback):
+    """Takes the place of what prints a trial's end on standard output, verbose or not."""
+
+    def __init__(self) -> None:
+        """Keeps nothing."""
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""

@@ -1,0 +1,40 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ensemble_tune.ensemble.cost import ForwardTimer, costs
+
+
+def timer() -> ForwardTimer:
+    def logits_of(rows: Sequence[int]) -> Tensor:
+        return torch.zeros(len(rows))
+
+    return ForwardTimer(logits_of, torch.device("cpu"))
+
+
+def test_an_image_takes_its_share_of_the_median_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 9.0, 10.0, 10.008, 20.0, 20.012])
+    monkeypatch.setattr("ensemble_tune.ensemble.cost.time.perf_counter", lambda: next(clock))
+    timed = timer()
+    assert all(len(timed(range(4))) == 4 for _ in range(3))
+    assert timed.milliseconds == pytest.approx(3.0), "the first pass may have warmed up"
+
+
+def test_an_ensemble_costs_what_all_its_models_cost() -> None:
+    model = nn.Conv2d(3, 5, 1)  # 20 parameters
+    timed = timer()
+    timed([0])
+    alone = costs(model, timed)
+    assert alone["parameters"] == 20e-6 and 0 < alone["milliseconds"] < 1000
+    member = {"milliseconds": 7.0, "parameters": 2.0, "miou": 0.5}
+    assert costs(model, timed, [member] * 3) == pytest.approx(
+        {"parameters": 6.00002, "milliseconds": 21 + alone["milliseconds"]}
+    )
+
+
+def test_a_cost_that_is_unknown_of_a_member_is_left_out() -> None:
+    timed = timer()
+    timed([0])
+    assert set(costs(nn.Conv2d(3, 5, 1), timed, [{"parameters": 2.0}])) == {"parameters"}
