@@ -40,7 +40,12 @@ def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> Render
     """The best trials of every stage, or of one, the best first. Raises RunError."""
     records = read_run(out, stage)
     stages = [stage for stage in _TITLES if any(record.stage == stage for record in records)]
-    return Group(*(_stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages))
+    tables = {stage: _stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages}
+    for session in Ledger(out / LEDGER).sessions():
+        if session.stage in tables:  # the last one stays
+            tables[session.stage].caption = f"ended: {session.reason}" if session.reason else None
+            tables[session.stage].caption_justify = "left"
+    return Group(*tables.values())
 
 
 def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.export import export_best
 from ensemble_tune.results import compromises, leaderboard, manifest_lines, summary, trial_page
+from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Objective, Status
+from ensemble_tune.tune.session import SessionRecord
 
 
 def shown(what: RenderableType) -> str:
@@ -95,6 +98,30 @@ def test_the_summary_says_so_where_the_mean_wins(tmp_path: Path) -> None:
     text = shown(summary(run, None, {}))
     assert "<- exported" in _row(text, "mean of bases") and "<- exported" not in _row(text, "meta (plain)")
     assert "exported ensemble on" not in text
+
+
+def test_why_the_last_call_ended_is_told(tmp_path: Path) -> None:
+    assert "ended:" not in shown(leaderboard(usual_run(tmp_path)))
+    ledger = Ledger(tmp_path / LEDGER)
+    ledger.open()
+    now = datetime.now(UTC)
+    for number, reason in ((1, "interrupted"), (2, "2 hours used")):
+        ledger.put_session(
+            SessionRecord(
+                stage="base",
+                session=number,
+                started=now,
+                updated=now,
+                ended=now,
+                reason=reason,
+                slots=2,
+                host="h",
+                pid=1,
+            )
+        )
+    ledger.close()
+    text = shown(leaderboard(tmp_path))
+    assert "ended: 2 hours used" in text and "interrupted" not in text
 
 
 def test_compromises_are_the_finished_trials_that_none_beats(tmp_path: Path) -> None:
