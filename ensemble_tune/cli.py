@@ -61,6 +61,20 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for a command line that it cannot read; it has no public name."""
 
 
+@app.callback()
+def options(
+    log: Annotated[
+        str, typer.Option(help="What to tell of a search's workings: debug, info, warning, error.")
+    ] = "warning",
+) -> None:
+    """Search, train and use two-stage semantic-segmentation ensembles."""
+    if log.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError(f"--log must be debug, info, warning or error, but got {log!r}")
+    # Of others only what has failed: most of their warnings no user can act on.
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ensemble_tune").setLevel(log.upper())
+
+
 @search_app.command("base")
 @with_groups
 def search_base(
@@ -291,10 +305,6 @@ def segment(
 def main() -> None:
     """Runs the command line; a user's mistake is one line and exit status 2, ours a log and exit status 1."""
     try:
-        level = os.environ.get("ENSEMBLE_TUNE_LOG", "ERROR").upper()
-        if level not in logging.getLevelNamesMapping():
-            raise ConfigError(f"ENSEMBLE_TUNE_LOG must be a level of logging, but is {level!r}; try INFO")
-        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
         status = app(standalone_mode=False)
     except EnsembleTuneError as error:
         _fail(str(error), 2)

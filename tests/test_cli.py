@@ -405,9 +405,9 @@ def test_ctrl_c_outside_of_any_training_ends_in_order_too(
     assert command("results", places_of["RUN"]) == Ended(130, "", "interrupted; the same command goes on from here\n")
 
 
-def test_a_level_of_logging_that_is_none_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENSEMBLE_TUNE_LOG", "loud")
-    assert "ENSEMBLE_TUNE_LOG must be a level of logging, but is 'LOUD'; try INFO" in command("--help").refused()
+def test_a_level_of_logging_that_is_none_is_refused(command: Command) -> None:
+    refused = command("--log", "loud", "results", "x").refused()
+    assert "--log must be debug, info, warning or error, but got 'loud'" in refused
 
 
 @pytest.mark.parametrize("words", [[], ["search"]])

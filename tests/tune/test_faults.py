@@ -16,7 +16,7 @@ from soak import DRIVER, EPOCHS, Victim
 
 from ensemble_tune.errors import StorageError
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.record import Status
+from ensemble_tune.tune.record import Status, TrialRecord
 
 
 def test_drivers_killed_ten_times_lose_and_double_nothing(tmp_path: Path, local_ray: str) -> None:
@@ -47,6 +47,30 @@ def test_workers_killed_ten_times_lose_and_double_nothing(tmp_path: Path, local_
         assert driver.wait(timeout=120) == 0
     trials = victim.finish()
     assert len(trials) == 6 and len(victim.log()) <= 6 * EPOCHS + 10, "no more than the epochs in progress again"
+
+
+def test_a_ledger_that_cannot_be_written_for_a_while_loses_nothing(
+    tmp_path: Path, local_ray: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = search(tmp_path, 4, 9, 0.2, local_ray)
+    parts = tmp_path / "ledger" / "epochs"
+
+    def fail_or_mend(record: TrialRecord) -> None:
+        """From the end of the first trial to that of the third, a file stands where the folder was."""
+        if record.number == 0:
+            parts.rename(tmp_path / "away")
+            parts.touch()
+        if record.number == 2:
+            parts.unlink()
+            (tmp_path / "away").rename(parts)
+
+    replace(whole, on_end=fail_or_mend).run()
+    ledger = Ledger(tmp_path / LEDGER)
+    check(ledger.trials(), ledger.epochs())
+    assert [(t.status, t.epochs) for t in ledger.trials()] == [(Status.FINISHED, 9)] * 4
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("ensemble_tune")]
+    assert len(told) == 2 and "is written again" in told[1]
+    assert "the search goes on" in told[0]
 
 
 def test_a_full_disk_ends_the_search_in_one_line_and_with_space_it_goes_on(tmp_path: Path, local_ray: str) -> None:
