@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 # The folder of the data set that `make bench` trains on.
 CAMVID ?= CamVid
+# The folder of LCBench's surrogate, model.onnx and its two JSON files, from YAHPO-Gym: https://github.com/slds-lmu/yahpo_data
+LCBENCH ?= lcbench
 
 .PHONY: demo test check bench soak setup clean
 
@@ -34,6 +36,13 @@ bench: setup
 	$(BIN)/python benchmarks/search_overhead.py $(CAMVID)
 	$(BIN)/python benchmarks/memory.py $(CAMVID)
 	$(BIN)/python benchmarks/slots.py
+	$(BIN)/python benchmarks/callbacks.py
+	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/simulator.py
+	$(BIN)/pip install -q --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set main
+	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set more --tasks 6 --seeds 3
+	$(BIN)/python benchmarks/quality_tune.py $(LCBENCH)
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
 

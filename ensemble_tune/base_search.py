@@ -62,7 +62,10 @@ def search_base(
         protected=exported_trials(settings.out),
     ).run()
     if result.best is None and result.records:
-        last = result.records[-1]
+        failed = [record for record in result.records if record.error]
+        if not failed:
+            raise RunError(f"no base trial has a score yet: the search ended by {result.reason!r}; raise that limit")
+        last = failed[-1]
         raise RunError(
             f"no base trial ended well: {last.trial} failed with {last.error!r}; mend the cause, then raise --trials"
         )

@@ -112,7 +112,7 @@ Goal = Annotated[
         "--target", help="End once a trial has reached it, for example miou=0.6.", rich_help_panel="When to end"
     ),
 ]
-Patience = Annotated[int | None, _limit(help="End after so many trials without a new best.")]
+Patience = Annotated[int | None, _limit(help="End after so many trials that came after the best one.")]
 Keep = Annotated[int, _how(help="How many of the best trials keep their weights.")]
 Bases = Annotated[str, typer.Option(help='Base models to fuse: "auto", how many of the best, or names with commas.')]
 Deploy = Annotated[

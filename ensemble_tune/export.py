@@ -10,7 +10,7 @@ from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.cost import MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
-from ensemble_tune.fused import fused_members, simple_scores
+from ensemble_tune.fused import fused_members, member_epochs, simple_scores
 from ensemble_tune.settings import METRIC
 from ensemble_tune.storage import make_folder
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -23,7 +23,7 @@ OBJECTIVES = (Objective(METRIC), Objective(MILLISECONDS, "min"))
 EXPORTS = "exports"
 META_TRIAL = "meta_trial"
 """The key of the exported trial in a manifest's origin."""
-_OWN = ("members", "bases", "deploy", "stacking", "folds")
+_OWN = ("members", "member_epochs", "bases", "deploy", "stacking", "folds")
 
 
 def export_best(
@@ -70,11 +70,16 @@ def _manifest(
 ) -> EnsembleManifest:
     """A fusion with the members that it fuses."""
     names = fused_members(best)
+    epochs = member_epochs(best)
     members = [bases[name] for name in names]
+    stops = [epochs.get(record.trial, record.best_epoch) for record in members]
     fusion = {name: value for name, value in best.params.items() if name not in _OWN}
     trained = {"stop_epoch": best.best_epoch} if best.params["kind"] != "mean" and best.best_epoch else {}
     return EnsembleManifest(
-        bases=tuple(BaseConfig.from_params({**r.params, "seed": r.seed, "stop_epoch": r.best_epoch}) for r in members),
+        bases=tuple(
+            BaseConfig.from_params({**record.params, "seed": record.seed, "stop_epoch": stop})
+            for record, stop in zip(members, stops, strict=True)
+        ),
         fusion=MetaConfig.from_params({**fusion, **trained, "seed": best.seed}),
         deploy=best.params["deploy"],  # type: ignore[arg-type]
         stacking=best.params["stacking"],  # type: ignore[arg-type]

@@ -14,6 +14,13 @@ def fused_members(record: TrialRecord) -> list[str]:
     return names if bases == "all" else [names[int(place) - 1] for place in bases.split("+")]
 
 
+def member_epochs(record: TrialRecord) -> dict[str, int]:
+    """How many epochs each member was trained for, by name; empty in ledgers that do not say."""
+    names, epochs = str(record.params["members"]), str(record.params.get("member_epochs", ""))
+    pairs = zip(names.split(","), epochs.split(","), strict=False)
+    return {name: int(epoch) for name, epoch in pairs if epoch}
+
+
 def simple_scores(ranked: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
     """Among the trials that share the best one's members: best_single, and mean of all; those that have ended."""
     found: dict[str, TrialRecord] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size
 from ensemble_tune.ensemble.manifest import Deploy, Stacking
-from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBERS, STACKING, MetaTrial, places
+from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBER_EPOCHS, MEMBERS, STACKING, MetaTrial, places
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError, suggest
@@ -61,6 +61,8 @@ def search_meta(
         STACKING: stacking,
         FOLDS: data.folds,
         MEMBERS: ",".join(members),
+        # A paused trial may be trained further: what was fused then is another ensemble.
+        MEMBER_EPOCHS: ",".join(str(record.best_epoch) for record in chosen),
     }
     everyone = "+".join(str(place) for place in range(1, len(members) + 1))
     simple = [everyone] + [str(place) for place in range(1, len(members) + 1) if len(members) > 1]
@@ -82,7 +84,7 @@ def search_meta(
         provenance={"data": data.dataset().digest},
         comparable=("size", "epochs", DEPLOY, STACKING, FOLDS),
         protected=exported_trials(settings.out),
-        belongs=lambda record: record.params.get(MEMBERS) == fixed[MEMBERS],
+        belongs=lambda record: all(record.params.get(name) == fixed[name] for name in (MEMBERS, MEMBER_EPOCHS)),
     )
     search.check()
     with settings.workers:
@@ -122,7 +124,7 @@ def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
 def _varied(ranked: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials in the order in which they are worth fusing: one of each architecture first, since models that err
     differently fuse well; but those that were stopped early last, since a weak member pulls a mean down."""
-    finished = [record for record in ranked if record.status is Status.FINISHED]
+    finished = [r for r in ranked if r.status is Status.FINISHED or r.epochs >= int(r.params["epochs"])]
     first = list({record.params["architecture"]: record for record in reversed(finished)}.values())
     order = [*rank(first, "max"), *finished, *ranked]
     return list({record.trial: record for record in order}.values())

@@ -39,7 +39,8 @@ def read_run(out: Path, stage: str | None = None) -> list[TrialRecord]:
 def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> RenderableType:
     """The best trials of every stage, or of one, the best first. Raises RunError."""
     records = read_run(out, stage)
-    stages = [stage for stage in _TITLES if any(record.stage == stage for record in records)]
+    present = dict.fromkeys(record.stage for record in records)
+    stages = [*(stage for stage in _TITLES if stage in present), *(stage for stage in present if stage not in _TITLES)]
     tables = {stage: _stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages}
     for session in Ledger(out / LEDGER).sessions():
         if session.stage in tables:  # the last one stays
@@ -56,8 +57,8 @@ def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:
         if each.metric not in known:
             raise ConfigError(f"{out} has no score {each.metric!r}; {suggest(each.metric, known)}")
     tables = []
-    for stage in [stage for stage in ("base", "meta") if any(record.stage == stage for record in records)]:
-        table = Table(title=_TITLES[stage], title_justify="left", title_style="bold", box=SIMPLE, padding=0)
+    for stage in dict.fromkeys(record.stage for record in records if record.stage not in ("fold", "final")):
+        table = Table(title=_TITLES.get(stage, stage), title_justify="left", title_style="bold", box=SIMPLE, padding=0)
         table.add_column("trial", no_wrap=True)
         for each in objectives:
             table.add_column(each.metric, justify="right", no_wrap=True)
@@ -131,15 +132,18 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
     counts = {status: sum(record.status is status for record in records) for status in Status}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     # Narrow enough for a terminal of 80 columns; what is left out is on each trial's own page.
-    table = Table(title=f"{_TITLES[stage]} ({said})", title_justify="left", title_style="bold", box=SIMPLE, padding=0)
+    title = f"{_TITLES.get(stage, stage)} ({said})"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, padding=0)
     table.add_column("trial", no_wrap=True)
-    for column in ("miou", "small", "epoch", "s"):
+    ours = stage in _TITLES
+    for column in ("miou" if ours else "score", "small" if ours else "", "epoch", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("what")
     table.add_column("status")
     rest = [record for record in records if record not in ranked]
     for record in [*ranked, *rest][:top]:
-        scores = [_number(record.scores.get(score, math.nan)) for score in ("miou", "small_miou")]
+        own = record.scores.get("miou", math.nan) if ours else math.nan if record.score is None else record.score
+        scores = [_number(own), _number(record.scores.get("small_miou", math.nan)) if ours else ""]
         epoch = f"{record.best_epoch or '-'}/{record.epochs}"
         end = record.error or record.status.value
         table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", _told(record), end)
@@ -147,7 +151,8 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
 
 
 def _told(record: TrialRecord) -> str:
-    return " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
+    known = " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
+    return known or " ".join(f"{name} {_value(value)}" for name, value in record.params.items())
 
 
 def _pairs(title: str, values: Mapping[str, object]) -> Table:

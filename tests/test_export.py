@@ -162,3 +162,9 @@ def test_the_weights_of_exported_trials_survive_a_later_extension_of_the_search(
     kept = {trial.trial for trial in ranked if list((out / "checkpoints" / trial.trial).rglob("model.safetensors"))}
     assert kept == {ranked[0].trial, worst}
     assert best in kept or ranked[0].trial == "base-0002"
+
+
+def test_a_member_that_was_trained_further_since_is_exported_as_it_was_fused(tmp_path: Path) -> None:
+    fusion = meta(0, 0.6, "plain", "all", member_epochs="2,1")
+    manifest = export_best(write_run(tmp_path / "run", base(0, 0.4), base(1, 0.5), fusion), tmp_path / "best.toml")
+    assert manifest.trials == ("base-0001", "base-0000") and [b.stop_epoch for b in manifest.bases] == [2, 1]

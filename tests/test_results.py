@@ -188,3 +188,9 @@ def test_help_and_results_import_neither_torch_nor_ray(tmp_path: Path, arguments
     words = [str(tmp_path) if word == "RUN" else word for word in arguments]
     ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_search_of_anything_else_has_its_leaderboard(tmp_path: Path) -> None:
+    other = replace(base(0, 0.4), stage="search", trial="search-0000", params={"x": 0.25, "deep": True})
+    text = shown(leaderboard(write_run(tmp_path, other)))
+    assert "search (1 finished)" in text and "deep True x 0.25" in text and "0.4000" in _row(text, "search-0000")

@@ -30,8 +30,9 @@ from ensemble_tune.trial import Checkpoint, EpochResult, Params, Value
 _SCORED_TOGETHER = 8
 """Frames a forward pass outside training."""
 
-MEMBERS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL = (
+MEMBERS, MEMBER_EPOCHS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL = (
     "members",
+    "member_epochs",
     "bases",
     "deploy",
     "stacking",
@@ -41,7 +42,8 @@ MEMBERS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL = (
 )
 """Parameters beside those of MetaConfig: the names of the members, best first and divided by commas; which of them are
 fused, "all" or their places such as "1+3", from 1; what stands for a member; what the fusion learns from; and, for
-the ledger's readers, how many folds there are, the digest of the manifest and whether val is trained on."""
+the ledger's readers, the epochs that each member was trained for, how many folds there are, the digest of the manifest
+and whether val is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class MetaTrial:
         names = str(values.pop(MEMBERS)).split(",")
         fused = [names[i] for i in places(str(values.pop(BASES, "all")), len(names))]
         chosen = [self.library[name] for name in fused]
-        for name in (FOLDS, ENSEMBLE, WITH_VAL):
+        for name in (FOLDS, ENSEMBLE, WITH_VAL, MEMBER_EPOCHS):
             values.pop(name, None)
         deploy, stacking = values.pop(DEPLOY, "refit"), values.pop(STACKING, "out-of-fold")
         config = MetaConfig.from_params(values)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.tune.record import Objective, TrialRecord, is_better
+from ensemble_tune.tune.record import Objective, Status, TrialRecord, is_better
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Budget:
     target: Target | None = None
     """The search ends once a trial has reached it."""
     patience: int | None = None
-    """The search ends once so many trials in a row have ended without a new best."""
+    """The search ends once so many trials that were proposed after the best one have ended or paused."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -108,6 +109,8 @@ class Meter:
     """Machines that are paid for."""
     gpus: float = 0.0
     """The share that a trial holds."""
+    held: float | None = None
+    """GPUs that all trials hold together, where each has a share of its own; then `gpus` says nothing."""
     places: int = 1
     """How many trials run side by side; another one may wait, and holds no share."""
     since: float
@@ -119,7 +122,7 @@ class Meter:
         self.since = now
         self.usage.hours += hours
         self.usage.node_hours += hours * self.nodes
-        self.usage.gpu_hours += hours * self.gpus * min(live, self.places)
+        self.usage.gpu_hours += hours * (self.gpus * min(live, self.places) if self.held is None else self.held)
         return self.usage
 
 
@@ -131,8 +134,9 @@ class Progress:
         self._budget = budget
         self._mode = objectives[0].mode
         self._modes = {objective.metric: objective.mode for objective in objectives}
-        self._best: float | None = None
-        self._without = 0
+        self._best: tuple[float, int] | None = None
+        self._left: list[int] = []
+        """The numbers of the trials that have trained as far as they were let, sorted."""
         self._reached: str | None = None
 
     def epoch(self, trial: str, scores: Mapping[str, float]) -> None:
@@ -144,18 +148,21 @@ class Progress:
         if score == target.score or is_better(score, target.score, self._modes[target.metric]):
             self._reached = f"target {target} reached by {trial}"
 
-    def ended(self, record: TrialRecord) -> None:
-        """One more trial that ended, in the order in which they did."""
-        better = record.score is not None and (self._best is None or is_better(record.score, self._best, self._mode))
-        if better:
-            self._best, self._without = record.score, 0
-        else:
-            self._without += 1
+    def left(self, record: TrialRecord) -> None:
+        """A trial has ended or paused; told again where it goes on. One that failed says nothing of progress."""
+        if record.score is None or record.status in (Status.FAILED, Status.LOST):
+            return
+        place = bisect_left(self._left, record.number)
+        if self._left[place : place + 1] != [record.number]:
+            self._left.insert(place, record.number)
+        if self._best is None or is_better(record.score, self._best[0], self._mode):
+            self._best = record.score, record.number
 
     @property
     def reason(self) -> str | None:
         """Why the search has no need to go on; None while it has."""
-        patience = self._budget.patience
-        if self._reached is None and patience is not None and self._without >= patience:
-            return f"no new best in {self._without} trials"
+        if self._reached is None and self._budget.patience is not None and self._best is not None:
+            later = len(self._left) - bisect_right(self._left, self._best[1])
+            if later >= self._budget.patience:
+                return f"no new best in {later} trials"
         return self._reached

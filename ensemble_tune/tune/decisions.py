@@ -26,6 +26,9 @@ from ensemble_tune.tune.record import (
 from ensemble_tune.tune.sampler import Sampler, SpaceUsedUpError, derive_seed
 from ensemble_tune.tune.scheduler import Decision, Scheduler
 
+ALL_ENDED = "all trials have ended"
+"""Why a search ends that has done what it was to do."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
@@ -59,6 +62,7 @@ class Decisions:
         sampler: Sampler,
         scheduler: Scheduler,
         trials: int = 0,
+        max_epochs: int | None = None,
         budget: Budget | None = None,
         meter: Meter | None = None,
         points: Sequence[Mapping[str, Value]] = (),
@@ -66,10 +70,11 @@ class Decisions:
         belongs: Callable[[TrialRecord], bool] = lambda record: True,
         changed: Callable[[TrialRecord], None] = lambda record: None,
     ) -> None:
-        """trials: how many the sampler proposes in all, those of earlier calls included. points: parameters of given
-        trials, which come before those and on top. meter: what was used so far; without one time counts for nothing.
-        belongs: whether a trial of the stage is this search's; no other is counted, or resumed. changed: called with
-        every record that is new or has changed. Raises ConfigError for a budget that does not fit the goal."""
+        """trials: how many the sampler proposes in all, those of earlier calls included. max_epochs: how many a trial
+        has, None where they differ. points: parameters of given trials, which come before those and on top. meter: what
+        was used so far; without one time counts for nothing. belongs: whether a trial of the stage is this search's; no
+        other is counted, or resumed. changed: called with every record that is new or has changed. Raises ConfigError
+        for a budget that does not fit the goal."""
         self.goal = goal
         self.trials = trials
         self.meter = meter
@@ -77,6 +82,7 @@ class Decisions:
         """Every trial of the stage so far, by name."""
         self.reason: str | None = None
         """Why nothing is started any more; None while there is something to do."""
+        self._max_epochs = max_epochs
         self._sampler = sampler
         self._scheduler = scheduler
         self._budget = budget or Budget()
@@ -115,18 +121,21 @@ class Decisions:
             self._curves[record.trial] = {}
             self._numbers = max(self._numbers, record.number + 1)
             self._proposed += record.sampler != GIVEN and self._belongs(record)
+        own = {record.trial for record in records if self._belongs(record)}
         for row in sorted(rows, key=lambda row: row.reported):
-            if row.trial in self.records:
+            if row.trial in own:
                 self._judge(row)
-        for record in sorted((r for r in records if r.ended is not None), key=lambda r: (r.ended, r.number)):
-            self._progress.ended(record)
+            elif row.trial in self.records:  # it teaches the sampler, and nothing else
+                self._curves[row.trial][row.epoch] = row.scores.get(self.goal.metric, math.nan)
         for record in sorted(records, key=lambda record: record.number):
             self._sampler.observe(record, self._curves[record.trial])
+            if record.trial not in own:
+                continue
+            if record.status is not Status.RUNNING:
+                self._progress.left(record)
             if record.status.is_end:
                 self._told.pop(record.trial, None)
-                self._scheduler.drop(record.trial)
-            elif not self._belongs(record):
-                continue
+                self._scheduler.drop(record.trial, failed=record.status in (Status.FAILED, Status.LOST))
             elif record.trial in self._told:
                 self._leave(record, now)
             else:
@@ -201,9 +210,13 @@ class Decisions:
         """Ends the search for now: live trials pause, to go on in another call. Returns them."""
         self.reason = self.reason or reason
         paused = sorted(self._live)
-        for trial in paused:
-            self._put(replace(self.records[trial], status=Status.PAUSED))
         self._live.clear()
+        for trial in paused:
+            record = self.records[trial]
+            if self._max_epochs is not None and record.epochs >= self._max_epochs:
+                self._end_as(record, Status.FINISHED, None, None)
+            else:
+                self._put(replace(record, status=Status.PAUSED))
         return paused
 
     def _leave(self, record: TrialRecord, now: datetime | None = None) -> None:
@@ -212,6 +225,7 @@ class Decisions:
         if told is Decision.PAUSE:
             self._put(replace(record, status=Status.PAUSED))
             self._sampler.observe(self.records[record.trial], self._curves[record.trial])
+            self._progress.left(record)
         else:
             self._end_as(record, Status.STOPPED if told is Decision.STOP else Status.FINISHED, None, now)
 
@@ -273,16 +287,16 @@ class Decisions:
         if (trial := self._scheduler.promote() or self._scheduler.promote(last=True)) is not None:
             self._waiting.append(trial)
             return
-        self.reason = "the space is used up" if self._used_up else "all trials have ended"
+        self.reason = "the space is used up" if self._used_up else ALL_ENDED
         for record in [r for r in self.records.values() if r.status is Status.PAUSED and self._belongs(r)]:
             self._end_as(record, Status.STOPPED, None, now)
 
     def _end_as(self, record: TrialRecord, status: Status, error: str | None, now: datetime | None) -> None:
         record = replace(record, status=status, error=error, ended=now or datetime.now(UTC))
         self._put(record)
-        self._scheduler.drop(record.trial)
+        self._scheduler.drop(record.trial, failed=status in (Status.FAILED, Status.LOST))
         self._sampler.observe(record, self._curves[record.trial])
-        self._progress.ended(record)
+        self._progress.left(record)
 
     def _put(self, record: TrialRecord) -> None:
         self.records[record.trial] = record

@@ -121,7 +121,8 @@ class OptunaSampler:
         if not self._failed:
             # From now on a second process learns what fails, and it needs to know that these did not.
             for other in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                other.set_constraint(_FAILS, 0.0)
+                if other is not told:
+                    other.set_constraint(_FAILS, 0.0)
         self._failed.append(told)
         self._value_failed()
 

@@ -109,6 +109,10 @@ class Bookings:
         """Whether a trial waits for resources already: then no other is handed out."""
         return any(self.total(kind) > sum(n.get(kind, 0.0) for n in self.nodes) for kind in ("CPU", "GPU", "memory"))
 
+    def held(self, kind: str) -> float:
+        """What trials have of it, at most all there is: the rest is waited for."""
+        return min(self.total(kind), sum(node.get(kind, 0.0) for node in self.nodes))
+
     def total(self, kind: str) -> float:
         """What is booked of CPU, GPU or memory (bytes)."""
         return sum(bundle.get(kind, 0.0) for bundle in self._booked.values())

@@ -36,8 +36,8 @@ class Scheduler(Protocol):
     def trains_on(self, trial: str) -> None:
         """A trial that was told to pause trains on all the same: a search that is taken up finds it further on."""
 
-    def drop(self, trial: str) -> None:
-        """A trial has ended and is never promoted; what it showed still counts."""
+    def drop(self, trial: str, *, failed: bool = False) -> None:
+        """A trial has ended and is never promoted; what it showed still counts. failed: it will never be finished."""
 
 
 class _NeverPauses:
@@ -50,7 +50,7 @@ class _NeverPauses:
     def trains_on(self, trial: str) -> None:
         """Nothing to remember."""
 
-    def drop(self, trial: str) -> None:
+    def drop(self, trial: str, *, failed: bool = False) -> None:
         """Nothing to remember."""
 
 
@@ -104,7 +104,7 @@ class PromotingHalving:
         rung = self._rungs.get(epoch)
         if rung is None:
             return Decision.GO_ON
-        if rung.reached_by(loss):
+        if rung.reached_by(trial, loss):
             return Decision.GO_ON
         rung.waits(trial, loss)
         self._at[trial] = rung
@@ -126,12 +126,15 @@ class PromotingHalving:
         """It waits no more."""
         if (rung := self._at.pop(trial, None)) is not None:
             rung.leaves(trial)
-            rung.promoted = True
+            rung.promoted.add(trial)
 
-    def drop(self, trial: str) -> None:
-        """It waits no more, and was not promoted."""
+    def drop(self, trial: str, *, failed: bool = False) -> None:
+        """It waits no more, and was not promoted; one that failed was promoted for nothing."""
         if (rung := self._at.pop(trial, None)) is not None:
             rung.leaves(trial)
+        if failed:
+            for each in self._rungs.values():
+                each.promoted.discard(trial)
 
 
 class MedianStopping(_NeverPauses):
@@ -186,14 +189,15 @@ class _Rung:
         self._queue: list[tuple[float, int, str]] = []
         self.waiting: dict[str, int] = {}
         """Who waits, with the place in the order of arrival."""
-        self.promoted = False
-        """Whether anyone has gone on from here."""
+        self.promoted: set[str] = set()
+        """Who has gone on from here, and has not failed since."""
 
-    def reached_by(self, loss: float) -> bool:
+    def reached_by(self, trial: str, loss: float) -> bool:
         """Counts one more trial; whether it is among the best, so that it need not wait."""
         insort(self._losses, loss)
-        self.promoted = self.promoted or self._among_best(loss)
-        return self._among_best(loss)
+        if best := self._among_best(loss):
+            self.promoted.add(trial)
+        return best
 
     def waits(self, trial: str, loss: float) -> None:
         """It joins those who wait."""

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ensemble_tune.errors import RunError
+from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.trial import Trial, Value
 from ensemble_tune.tune.budget import Budget
 from ensemble_tune.tune.conductor import Conductor
-from ensemble_tune.tune.decisions import Goal
+from ensemble_tune.tune.decisions import ALL_ENDED, Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import GIVEN, Mode, Objective, Status, TrialRecord, Worth, best_of
 from ensemble_tune.tune.resources import Requirements
 from ensemble_tune.tune.sampler import NoSampler, Sampler, make_sampler
 from ensemble_tune.tune.scheduler import Scheduler, make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
-from ensemble_tune.tune.trial_folder import CHECKPOINTS
+from ensemble_tune.tune.trial_folder import CHECKPOINTS, unwritten
 from ensemble_tune.tune.warm_start import read_warm_start
 from ensemble_tune.tune.workers import Workers
 
@@ -111,15 +111,18 @@ class Search:
         ledger = Ledger(self.out / LEDGER)
         ledger.open()
         try:
+            checkpoints = self.out.absolute() / CHECKPOINTS
             before = ledger.trials(self.stage)
+            before += unwritten(checkpoints, self.stage, {record.trial for record in before})
             self._refuse_other_settings(before)
             conductor = Conductor(
                 self._goal(),
                 sampler=self._sampler(),
                 scheduler=self._scheduler(),
                 ledger=ledger,
-                checkpoints=self.out.absolute() / CHECKPOINTS,
+                checkpoints=checkpoints,
                 trials=self.trials,
+                max_epochs=None if self.space is None else self.max_epochs,
                 budget=self.budget,
                 points=self._missing(before),
                 provenance=self._provenance(),
@@ -130,6 +133,9 @@ class Search:
             )
             if not conductor.done:
                 self._train(conductor)
+            elif conductor.reason != ALL_ENDED:  # what an earlier call used, or found, is enough
+                conductor.close()
+                self.say(f"{self.stage} search ends: {conductor.reason}")
         finally:
             ledger.close()
         records = conductor.records()
@@ -172,6 +178,8 @@ class Search:
     def _sampler(self) -> Sampler:
         if self.space is None:
             return NoSampler()
+        if "seed" in self.space.names:
+            raise ConfigError("no parameter of a space is called seed, since each trial has its own; rename it")
         objectives = self._goal().objectives
         sampler = make_sampler(self.sampler, self.space, seed=self.seed, objectives=objectives)
         if self.warm_start is not None:

@@ -199,8 +199,8 @@ class Proposals(SearchAlgorithm):
                 self._counted = time.monotonic()
                 if stage.bookings is not None:
                     stage.bookings.nodes = nodes
-            if stage.bookings is not None and stage.live:
-                stage.conductor.meter.gpus = stage.bookings.total("GPU") / len(stage.live)
+            if stage.bookings is not None:
+                stage.conductor.meter.held = stage.bookings.held("GPU")
             stage.conductor.look()
             if stage.conductor.reason is not None and (stage.live or stage.again):
                 self._stop(stage, tune_controller)

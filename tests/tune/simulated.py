@@ -26,6 +26,7 @@ def decide(
     factor: int = 3,
     max_epochs: int = EPOCHS,
     seed: int = 0,
+    last_epoch: int | None = None,
     **others: Any,
 ) -> Decisions:
     """Decisions over a space of one parameter, or over given points alone."""
@@ -35,6 +36,7 @@ def decide(
         sampler=make_sampler(sampler, SPACE, seed=seed, objectives=goal.objectives) if sampler else NoSampler(),
         scheduler=make_scheduler(scheduler, max_epochs=max_epochs, mode=mode, grace=grace, factor=factor),
         trials=trials if sampler else 0,
+        max_epochs=last_epoch,
         **others,
     )
 

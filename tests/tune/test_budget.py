@@ -5,7 +5,7 @@ from records import trial_record
 
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.tune.budget import Budget, Meter, Progress, Target, Usage
-from ensemble_tune.tune.record import Objective
+from ensemble_tune.tune.record import Objective, Status
 
 MIOU, TIME = Objective("miou"), Objective("milliseconds", "min")
 
@@ -72,15 +72,33 @@ def test_a_meter_counts_machines_and_the_shares_that_trials_hold() -> None:
     assert meter.usage == Usage(hours=2.0, node_hours=6.0, gpu_hours=1.0)
     meter.advance(100.0 + 7200, live=5)  # one waits for a place
     assert meter.usage == Usage(hours=3.0, node_hours=9.0, gpu_hours=2.0)
+    meter.held = 0.6  # shares of their own
+    meter.advance(100.0 + 10_800, live=5)
+    assert meter.usage.gpu_hours == pytest.approx(2.6)
+    meter.held, meter.usage = None, Usage(hours=3.0, node_hours=9.0, gpu_hours=2.0)
     meter.advance(100.0, live=4)  # a clock that was set back
     assert meter.usage == Usage(hours=3.0, node_hours=9.0, gpu_hours=2.0)
 
 
-def test_patience_counts_trials_since_the_best() -> None:
+def test_patience_counts_trials_proposed_after_the_best() -> None:
     progress = Progress(Budget(patience=2), [MIOU])
-    for score, reason in ((0.3, None), (0.2, None), (0.4, None), (None, None), (0.4, "no new best in 2 trials")):
-        progress.ended(trial_record(0, score=score))
-        assert progress.reason == reason
+    for number, score in ((0, 0.3), (2, 0.2), (4, 0.4), (3, 0.1), (6, 0.4), (6, 0.4)):
+        # The last one had paused, went on, and ended: one trial.
+        progress.left(trial_record(number, score=score))
+        assert progress.reason is None
+    progress.left(trial_record(5, score=0.1))
+    assert progress.reason == "no new best in 2 trials"
+
+
+def test_trials_that_failed_say_nothing_of_progress() -> None:
+    progress = Progress(Budget(patience=2), [MIOU])
+    progress.left(trial_record(0, score=0.9, status=Status.FAILED))
+    for number, status in ((1, Status.FINISHED), (2, Status.LOST), (3, Status.FAILED), (4, Status.STOPPED)):
+        progress.left(trial_record(number, score=0.5 - number / 10, status=status))
+    progress.left(trial_record(5, score=None, status=Status.FAILED))
+    assert progress.reason is None
+    progress.left(trial_record(6, score=0.0))
+    assert progress.reason == "no new best in 2 trials"
 
 
 def test_a_target_counts_at_any_epoch_and_by_its_own_direction() -> None:

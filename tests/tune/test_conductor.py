@@ -18,9 +18,10 @@ from ensemble_tune.tune.optuna_sampler import OptunaSampler
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, rank
 from ensemble_tune.tune.sampler import NoSampler, make_sampler
 from ensemble_tune.tune.scheduler import Decision, make_scheduler
+from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.trainable import REPORT, RayTrial
-from ensemble_tune.tune.trial_folder import TrialFolder
+from ensemble_tune.tune.trial_folder import TrialFolder, unwritten
 
 SPACE = SearchSpace.parse("[parameters]\nrate = { low = 0.0, high = 1.0 }\nepochs = 3")
 GOAL = Goal(stage="base", metric="score", keep=2, sampler="random")
@@ -362,3 +363,14 @@ def test_what_a_dying_process_was_removing_goes_with_the_next(tmp_path: Path) ->
     (tmp_path / "checkpoints" / ".partial-0-base-0000" / "attempt-0001").mkdir(parents=True)
     Run(tmp_path).ledger.close()
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_given_point_whose_row_was_lost_is_no_second_trial(tmp_path: Path) -> None:
+    points = ({"rate": 0.1, "epochs": 2}, {"rate": 0.2, "epochs": 2})
+    whole = Search(trial=CountingTrial(), metric="score", stage="base", out=tmp_path, max_epochs=2, points=points)
+    record = trial_record(0, status=Status.RUNNING, params=points[0], sampler="given", seed=7)
+    folder = TrialFolder(tmp_path / "checkpoints" / "base-0000")
+    folder.claim_attempt()
+    folder.remember(record)
+    known = list(unwritten(tmp_path / "checkpoints", "base", set()))
+    assert whole._missing(known) == [points[1]]

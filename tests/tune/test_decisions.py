@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import epoch_record
 from simulated import EPOCHS, decide, learning
 
 from ensemble_tune.errors import ConfigError
@@ -324,3 +325,49 @@ def row(record: TrialRecord, epoch: int, score: float = 0.5, *, attempt: int = 1
         seconds={"train": 1.0},
         reported=BEGIN + timedelta(seconds=epoch),
     )
+
+
+def test_trials_of_another_search_are_neither_promoted_nor_counted() -> None:
+    first = decide("asha-promote", trials=9, grace=3)
+    rows: list[EpochRecord] = []
+    simulate(first, learning(), slots=2, on_epoch=rows.append)
+    paused = [replace(record, status=Status.PAUSED, ended=None) for record in first.records.values()]
+    again = decide(
+        "asha-promote", trials=2, belongs=lambda record: record.number >= 9, budget=Budget(target=Target("score", 0.01))
+    )
+    again.take_up(paused, rows)
+    assert again.reason is None
+    started = [again.next(), again.next()]
+    assert [record.number for record in started if record] == [9, 10]
+    assert again.next() is None and all(again.records[r.trial].status is Status.PAUSED for r in paused)
+
+
+def test_patience_does_not_keep_a_search_from_being_extended() -> None:
+    budget = Budget(patience=100)
+    first = decide("asha-promote", trials=30, budget=budget)
+    rows: list[EpochRecord] = []
+    simulate(first, learning(), slots=2, on_epoch=rows.append)
+    again = decide("asha-promote", trials=60, budget=budget)
+    again.take_up(list(first.records.values()), rows)
+    assert again.reason is None and again.next() is not None
+
+
+def test_a_trial_that_was_interrupted_after_its_last_epoch_has_finished() -> None:
+    decisions = decide(trials=2, last_epoch=EPOCHS)
+    first, second = decisions.next(), decisions.next()
+    assert first is not None and second is not None
+    for epoch in range(1, EPOCHS + 1):
+        decisions.epoch(epoch_record(0, epoch, {"score": 0.5}))
+    decisions.epoch(epoch_record(1, 1, {"score": 0.5}))
+    decisions.interrupt("enough")
+    assert [decisions.records[r.trial].status for r in (first, second)] == [Status.FINISHED, Status.PAUSED]
+
+
+def test_where_the_promoted_trial_fails_the_next_best_is_trained_to_the_end() -> None:
+    rows: list[EpochRecord] = []
+    simulate(decide("asha-promote", trials=4), learning(), slots=1, on_epoch=rows.append)
+    best = max((row for row in rows if row.epoch == 1), key=lambda row: row.scores["score"]).number
+    decisions = decide("asha-promote", trials=4)
+    simulate(decisions, learning(fails={best: 2}), slots=1)
+    statuses = [record.status for record in decisions.records.values()]
+    assert statuses.count(Status.FAILED) == 1 and statuses.count(Status.FINISHED) == 1
