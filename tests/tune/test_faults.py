@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from counting_search import search
 from counting_trial import CountingTrial, check
-from processes import session, wait_for
+from processes import members, session, wait_for
 from soak import DRIVER, EPOCHS, Victim
 
 from ensemble_tune.errors import StorageError
@@ -47,6 +47,19 @@ def test_workers_killed_ten_times_lose_and_double_nothing(tmp_path: Path, local_
         assert driver.wait(timeout=120) == 0
     trials = victim.finish()
     assert len(trials) == 6 and len(victim.log()) <= 6 * EPOCHS + 10, "no more than the epochs in progress again"
+
+
+def test_where_the_raylet_is_killed_the_next_call_goes_on(tmp_path: Path, local_ray: str) -> None:
+    """A Ray of its own; Ray takes a quarter of a minute to end a driver whose raylet is gone, and workers train on."""
+    victim = Victim(tmp_path, local_ray, trials=4, seconds=0.6)
+    with session(DRIVER, tmp_path, "4", str(EPOCHS), "0.6", "") as driver:
+        wait_for(lambda: len(victim.log()) >= 4, driver)
+        commands = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in members(driver.pid)}
+        (raylet,) = [pid for pid, command in commands.items() if command.split(b"\0")[0].endswith(b"/raylet")]
+        os.kill(raylet, signal.SIGKILL)
+        assert driver.wait(timeout=60) != 0
+    victim.finish()
+    assert len(victim.log()) <= 4 * EPOCHS + 4, "no more than the epochs in progress again"
 
 
 def test_a_ledger_that_cannot_be_written_for_a_while_loses_nothing(
