@@ -134,7 +134,6 @@ class Conductor:
     def start(self, *, places: int, nodes: int, gpus: float) -> None:
         """Called before the first trial; places: how many run side by side. nodes: machines. gpus: a trial's share."""
         self.meter.places, self.meter.nodes, self.meter.gpus = places, nodes, gpus
-        self.meter.since = datetime.now(UTC).timestamp()
         self._on_start(places)
 
     def next(self) -> Assignment | None:
@@ -175,11 +174,11 @@ class Conductor:
         """Ends the search for now: trials that run pause where their last checkpoint is."""
         self._decisions.interrupt(reason)
 
-    def close(self, reason: str | None = None) -> None:
-        """Writes all that happened; reason: why the search ends, where no decision of its own says so."""
+    def close(self) -> None:
+        """Writes all that happened, and why the search ended."""
         now = datetime.now(UTC)
         self._decisions.look(now.timestamp())
-        self._session = replace(self._session, ended=now, reason=self._decisions.reason or reason)
+        self._session = replace(self._session, ended=now, reason=self._decisions.reason)
         self._tell_session(now)
         self._flush()
 

@@ -98,7 +98,8 @@ class TrialFolder:
 
     def remember(self, record: TrialRecord) -> None:
         """Writes down what the trial is: its row in the ledger may be lost with the process that proposed it."""
-        self._write_record(json.dumps(record.proposal_to_json()))
+        text = json.dumps(record.proposal_to_json())
+        retried(lambda: write_text(self.path / _RECORD, text), self.path / _RECORD)
 
     def forget(self) -> None:
         """Of a trial whose end is in the ledger, which then alone says what it is."""
@@ -136,9 +137,6 @@ class TrialFolder:
                 number += 1
             else:
                 return number
-
-    def _write_record(self, text: str) -> None:
-        retried(lambda: write_text(self.path / _RECORD, text), self.path / _RECORD)
 
     def _remove(self, folder: Path) -> None:
         retried(lambda: remove_folder(folder), folder)

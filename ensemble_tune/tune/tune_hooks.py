@@ -109,23 +109,17 @@ class Proposals(SearchAlgorithm):
             self._closed = self.stage is None
         if self.stage is None or self._enough(self.stage):
             return None
-        assignment = None
-        share = self._share
+        handed = None
         with self._end.on_error():
-            again = self.stage.again
-            assignment = replace(again.popleft(), proposed=time.time()) if again else self.stage.conductor.next()
-        if assignment is None:
+            handed = self._hand_out(self.stage)
+        if handed is None:
             self._settle(self.stage)
             return None
+        assignment, share = handed
         self._started += 1
         # Two stages may name their trials alike.
         name = f"{self._started}.{assignment.trial}"
         if self.stage.bookings is not None:
-            try:
-                share = self.stage.bookings.share(assignment.params)
-            except ConfigError as error:  # no machine can train these parameters
-                self.stage.conductor.ended(assignment.trial, Status.FAILED, str(error))
-                return self.next_trial()
             self.stage.bookings.book(name, share)
         self.stage.live[name] = assignment
         return TuneTrial(
@@ -136,6 +130,18 @@ class Proposals(SearchAlgorithm):
             checkpoint_config=self._spec["checkpoint_config"],
             stub=False,
         )
+
+    def _hand_out(self, stage: Stage) -> tuple[Assignment, Resources] | None:
+        """The next assignment with its share; trials that fit on no machine fail on the way."""
+        while True:
+            again = stage.again
+            assignment = replace(again.popleft(), proposed=time.time()) if again else stage.conductor.next()
+            if assignment is None or stage.bookings is None:
+                return None if assignment is None else (assignment, self._share)
+            try:
+                return assignment, stage.bookings.share(assignment.params)
+            except ConfigError as error:
+                stage.conductor.ended(assignment.trial, Status.FAILED, str(error))
 
     @property
     def alike(self) -> bool:
