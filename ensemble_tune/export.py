@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
-from ensemble_tune.ensemble.cost import MILLISECONDS, PARAMETERS
+from ensemble_tune.ensemble.cost import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.fused import fused_members, member_epochs, simple_scores
@@ -98,6 +98,6 @@ def _scores(best: TrialRecord, ranked: list[TrialRecord]) -> dict[str, float]:
     return {
         f"{name}_{score}": float(record.scores[score])
         for name, record in compared.items()
-        for score in ("miou", "small_miou", MILLISECONDS, PARAMETERS)
+        for score in ("miou", "small_miou", MILLISECONDS, PARAMETERS, MEMORY)
         if not math.isnan(record.scores.get(score, math.nan))
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
+from ensemble_tune.ensemble.memory import inference_bytes
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
 from ensemble_tune.ensemble.predictions import write_predictions
 from ensemble_tune.ensemble.scoring import score_frames
@@ -61,12 +62,13 @@ class BaseTrial:
         scored = frames.subset((fold_of == fold).nonzero()[0]) if fold else self.data.held_out(config.size)
         start = self.starts.get(member) if fold == 0 else None
         model = build_base_model(config, len(frames.classes), pretrained=start is None and resume is None)
+        megabytes = cache(lambda: inference_bytes(model, (1, 3, *config.size)) / 1e6)
 
         def score(model: nn.Module) -> dict[str, float]:
             if scored is None:
                 return {}
             timer = ForwardTimer(lambda rows: _logits(model, scored, rows, device), device)
-            return {**score_frames(timer, scored, _SCORED_TOGETHER).scores, **costs(model, timer)}
+            return {**score_frames(timer, scored, _SCORED_TOGETHER).scores, **costs(model, timer, megabytes())}
 
         if start is not None:
             load_weights(model.to(device).eval(), start.folder)

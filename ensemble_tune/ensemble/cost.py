@@ -1,4 +1,4 @@
-"""What a model costs whoever uses it: time an image, and parameters."""
+"""What a model costs whoever uses it: time an image, parameters, memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-MILLISECONDS, PARAMETERS = "milliseconds", "parameters"
-"""Names of scores: wall-clock milliseconds an image, and millions of parameters. The first is the one score that two
-runs of the same trial do not share to the last bit."""
+MILLISECONDS, PARAMETERS, MEMORY = "milliseconds", "parameters", "memory"
+"""Names of scores: wall-clock milliseconds an image, millions of parameters, and the most megabytes held at once while
+one image is segmented. The first is the one score that two runs of the same trial do not share to the last bit."""
+_BYTES_A_PARAMETER = 4
 
 
 class ForwardTimer:
@@ -41,14 +42,22 @@ class ForwardTimer:
             torch.cuda.synchronize(self._device)
 
 
-def costs(model: nn.Module, timer: ForwardTimer, members: Sequence[Mapping[str, float]] = ()) -> dict[str, float]:
+def costs(
+    model: nn.Module, timer: ForwardTimer, megabytes: float, members: Sequence[Mapping[str, float]] = ()
+) -> dict[str, float]:
     """A model's costs by name, with those of the models that it needs. A cost that is unknown of one is left out.
 
-    members: the scores of each model that runs before this one, as often as it runs.
+    megabytes: what the model holds while it segments one image. members: the scores of each model that runs before this
+    one, as often as it runs: the weights of all are there all the time, features of one at a time.
     """
-    own = {MILLISECONDS: timer.milliseconds, PARAMETERS: sum(p.numel() for p in model.parameters()) / 1e6}
-    return {
-        name: value + sum(member[name] for member in members)
-        for name, value in own.items()
-        if all(name in member for member in members)
+    own = {
+        MILLISECONDS: timer.milliseconds,
+        PARAMETERS: sum(p.numel() for p in model.parameters()) / 1e6,
+        MEMORY: megabytes,
     }
+    models = [own, *members]
+    totals = {name: sum(found[name] for found in models) for name in own if all(name in member for member in members)}
+    if {MEMORY, PARAMETERS} <= set(totals):
+        features = max(found[MEMORY] - _BYTES_A_PARAMETER * found[PARAMETERS] for found in models)
+        totals[MEMORY] = _BYTES_A_PARAMETER * totals[PARAMETERS] + features
+    return totals

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
+from ensemble_tune.ensemble.memory import inference_bytes
 from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.predictions import OutOfFold, Predictions
 from ensemble_tune.ensemble.scoring import score_frames
@@ -75,6 +76,8 @@ class MetaTrial:
         held_out = self.data.held_out(config.size)
         store = PredictionStore(self.store, self.data)
         fusion = build_fusion(config, len(chosen), len(training.classes))
+        shapes = [(1, len(chosen), len(training.classes), *config.size), (1, 3, *config.size)]
+        megabytes = cache(lambda: inference_bytes(fusion, *shapes) / 1e6)
         deployed = [self._deployed(store, member, deploy) for member in chosen] if held_out is not None else []
 
         def score(model: nn.Module) -> dict[str, float]:
@@ -92,7 +95,8 @@ class MetaTrial:
             timer = ForwardTimer(logits_of, device)
             scores = score_frames(timer, held_out, _SCORED_TOGETHER).scores
             models = 1 if deploy == "refit" else self.data.folds
-            return {**scores, **costs(model, timer, [self.costs.get(name, {}) for name in fused] * models)}
+            members = [self.costs.get(name, {}) for name in fused] * models
+            return {**scores, **costs(model, timer, megabytes(), members)}
 
         if not config.trained:
             if resume is None:

@@ -26,15 +26,16 @@ def test_an_ensemble_costs_what_all_its_models_cost() -> None:
     model = nn.Conv2d(3, 5, 1)  # 20 parameters
     timed = timer()
     timed([0])
-    alone = costs(model, timed)
-    assert alone["parameters"] == 20e-6 and 0 < alone["milliseconds"] < 1000
-    member = {"milliseconds": 7.0, "parameters": 2.0, "miou": 0.5}
-    assert costs(model, timed, [member] * 3) == pytest.approx(
-        {"parameters": 6.00002, "milliseconds": 21 + alone["milliseconds"]}
+    alone = costs(model, timed, 0.5)
+    assert alone["parameters"] == 20e-6 and 0 < alone["milliseconds"] < 1000 and alone["memory"] == 0.5
+    member = {"milliseconds": 7.0, "parameters": 2.0, "memory": 8.0 + 3.0, "miou": 0.5}
+    assert costs(model, timed, 0.5, [member] * 3) == pytest.approx(
+        # All weights, and the features of the model that has the most of them.
+        {"parameters": 6.00002, "milliseconds": 21 + alone["milliseconds"], "memory": 4 * 6.00002 + 3.0}
     )
 
 
 def test_a_cost_that_is_unknown_of_a_member_is_left_out() -> None:
     timed = timer()
     timed([0])
-    assert set(costs(nn.Conv2d(3, 5, 1), timed, [{"parameters": 2.0}])) == {"parameters"}
+    assert set(costs(nn.Conv2d(3, 5, 1), timed, 0.5, [{"parameters": 2.0}])) == {"parameters"}
