@@ -24,8 +24,9 @@ def inference_bytes(model: nn.Module, *shapes: Sequence[int]) -> int:
     tensors = {name: tensor.data for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())}
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     shadows = FakeTensorMode()
-    state = {name: shadows.from_tensor(tensor) for name, tensor in tensors.items()}
-    with shadows, torch.inference_mode(), _Held() as held:
+    state: dict[str, Tensor] = {name: shadows.from_tensor(tensor) for name, tensor in tensors.items()}
+    held = _Held()
+    with shadows, torch.inference_mode(), held:
         for tensor in state.values():
             held.add(tensor)
         inputs = tuple(torch.empty(*shape, dtype=torch.uint8, device=device) for shape in shapes)
@@ -33,12 +34,12 @@ def inference_bytes(model: nn.Module, *shapes: Sequence[int]) -> int:
     return held.most
 
 
-class _Held(TorchDispatchMode):
+class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
     """Counts the bytes of all tensors that operations make, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most: int = 0
         self._now = 0
         self._sizes: dict[int, int] = {}
 
