@@ -41,7 +41,7 @@ from ensemble_tune.tune.session import SessionRecord
 LEDGER = "ledger"
 """The ledger's folder in a run folder."""
 
-_FLUSH_SECONDS = 1.0
+_FLUSH_SECONDS = 2.0
 _FLUSH_SHARE = 20
 """A flush is due when this many times what the last one took has passed: writing takes 5% of the driver at most."""
 _LONGEST_RETRY_SECONDS = 60.0
