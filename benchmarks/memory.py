@@ -21,7 +21,8 @@ from pathlib import Path
 from ensemble_tune.base_search import search_base
 from ensemble_tune.ensemble.config import MetaConfig
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBERS, STACKING, MetaTrial
-from ensemble_tune.meta_search import member_config, predict_members
+from ensemble_tune.library import member_config, predict
+from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.search import Search
@@ -40,7 +41,7 @@ def main(data: str) -> None:
             found = search_base(settings, space="base-small", trials=1, epochs=1, size=SIZE)
             assert found.best is not None
             members = {found.best.trial: member_config(found.best)}
-            predict_members(settings, frames, members, "refit", "out-of-fold")
+            predict(settings, frames, members, predicted_parts(frames, ("refit",), "out-of-fold"))
         print("trials  mapped files MiB: as if each had its own  as the machine holds  a worker's own MiB (each)")
         for trials in (1, 8):
             config = MetaConfig.from_params(

@@ -13,7 +13,8 @@ from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.manifest import Stacking
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, MEMBERS, STACKING, MetaTrial
-from ensemble_tune.meta_search import member_config, predict_members
+from ensemble_tune.library import member_config, predict
+from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.settings import METRIC, PREDICTIONS, Settings
 from ensemble_tune.tune.record import rank
 from ensemble_tune.tune.search import Search
@@ -73,7 +74,7 @@ def main(data: str, folder: Path, stacking: Stacking) -> None:
         ranked = rank(found.records, "max")
         chosen = list({record.params["architecture"]: record for record in reversed(ranked)}.values())
         members = {record.trial: member_config(record) for record in chosen}
-        predict_members(settings, frames, members, "refit", stacking)
+        predict(settings, frames, members, predicted_parts(frames, ("refit",), stacking))
         marks.append(time.perf_counter())
         metas = [
             MetaConfig.from_params(

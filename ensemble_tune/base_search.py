@@ -11,9 +11,11 @@ from ensemble_tune.ensemble.image_file import read_image
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.export import exported_trials
+from ensemble_tune.library import keep_library
 from ensemble_tune.settings import Settings
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.trial import Value
+from ensemble_tune.tune.record import Status, rank
 from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
 
@@ -48,7 +50,7 @@ def search_base(
         fixed["encoder_weights"] = encoder_weights
     chosen = SearchSpace.load(space).fixed(**fixed)
     _check(chosen, data)
-    result = strategy.search(
+    search = strategy.search(
         settings,
         trial=BaseTrial(data=data),
         stage=STAGE,
@@ -60,7 +62,12 @@ def search_base(
         provenance={"data": data.dataset().digest},
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
-    ).run()
+    )
+    with settings.workers:
+        result = search.run()
+        ranked = rank([record for record in result.records if record.status is not Status.RUNNING], "max")
+        if ranked:
+            keep_library(settings, data, ranked, strategy.keep)
     if result.best is None and result.records:
         failed = [record for record in result.records if record.error]
         if not failed:

@@ -19,7 +19,6 @@ from ensemble_tune.cli_options import (
     Bases,
     Cpu,
     Deploy,
-    DeployChoice,
     EncoderWeights,
     Epochs,
     Factor,
@@ -113,7 +112,7 @@ def search_meta(
     trials: Trials = 30,
     epochs: Epochs = 30,
     bases: Bases = "auto",
-    deploy: Deploy = DeployChoice.REFIT,
+    deploy: Deploy = None,
     stacking: Stacking = StackingChoice.OUT_OF_FOLD,
 ) -> None:
     """Stage 2: train the members' folds, then search fusions of their out-of-fold predictions."""
@@ -126,7 +125,7 @@ def search_meta(
         trials=trials,
         epochs=epochs,
         bases=bases,
-        deploy=deploy.value,
+        deploy=None if deploy is None else deploy.value,
         stacking=stacking.value,
         strategy=how.strategy(),
     )
@@ -149,7 +148,7 @@ def run(
     meta_trials: Annotated[int, typer.Option(help="Fusions in all.")] = 30,
     meta_epochs: Annotated[int, typer.Option(help="Epochs of a fusion.")] = 30,
     bases: Bases = "auto",
-    deploy: Deploy = DeployChoice.REFIT,
+    deploy: Deploy = None,
     stacking: Stacking = StackingChoice.OUT_OF_FOLD,
     with_val: WithVal = False,
 ) -> None:
@@ -171,7 +170,7 @@ def run(
         meta_trials=meta_trials,
         meta_epochs=meta_epochs,
         bases=bases,
-        deploy=deploy.value,
+        deploy=None if deploy is None else deploy.value,
         stacking=stacking.value,
         strategy=how.strategy(),
         with_val=with_val,

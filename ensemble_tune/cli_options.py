@@ -51,6 +51,10 @@ CacheLimit = Annotated[
     ),
 ]
 Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut into for out-of-fold predictions.")]
+LibraryLimit = Annotated[
+    float,
+    typer.Option(help="GiB that predictions of base models worth fusing may take.", rich_help_panel="Machines"),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of proposals, weights, frame order and augmentation.")]
 Cpus = Annotated[float, _where("--cpus-per-trial", help="Processor cores a trial.")]
 Gpus = Annotated[
@@ -116,7 +120,10 @@ Patience = Annotated[int | None, _limit(help="End after so many trials that came
 Keep = Annotated[int, _how(help="How many of the best trials keep their weights.")]
 Bases = Annotated[str, typer.Option(help='Base models to fuse: "auto", how many of the best, or names with commas.')]
 Deploy = Annotated[
-    DeployChoice, typer.Option(help="What stands for a member: one model on all frames, or its fold models.")
+    DeployChoice | None,
+    typer.Option(
+        help="What stands for a member: one model on all frames, or its fold models. (default: what the space says)"
+    ),
 ]
 Stacking = Annotated[
     StackingChoice,
@@ -131,6 +138,7 @@ class WhereOptions:
 
     cache: Cache = None
     cache_limit: CacheLimit = 100.0
+    library_limit: LibraryLimit = 10.0
     cpus: Cpus = 1
     gpus: Gpus = None
     cpu: Cpu = False
@@ -148,6 +156,7 @@ class WhereOptions:
             out=out,
             cache=self.cache or default_cache(),
             cache_limit=self.cache_limit,
+            library_limit=self.library_limit,
             folds=folds,
             seed=seed,
             workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address),

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ensemble_tune.comparison import Comparison
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.cost import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
-from ensemble_tune.fused import fused_members, member_epochs, simple_scores
+from ensemble_tune.fused import fused_members, fusion_params, member_epochs, simple_scores
 from ensemble_tune.settings import METRIC
 from ensemble_tune.storage import make_folder
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -23,7 +24,6 @@ OBJECTIVES = (Objective(METRIC), Objective(MILLISECONDS, "min"))
 EXPORTS = "exports"
 META_TRIAL = "meta_trial"
 """The key of the exported trial in a manifest's origin."""
-_OWN = ("members", "member_epochs", "bases", "deploy", "stacking", "folds")
 
 
 def export_best(
@@ -36,8 +36,9 @@ def export_best(
 ) -> EnsembleManifest:
     """Writes the best ensemble that a run found, and remembers it in the run folder, so that its weights are kept.
 
-    Among equal scores the earlier, simpler fusion wins: the plain mean is tried first. data: where the data was, if
-    the manifest shall say so. rule: best, knee of the objectives' front, or bounds such as "milliseconds<20". Raises
+    data: where the data was, if the manifest shall say so. rule: best, knee of the objectives' front, or bounds such as
+    "milliseconds<20". The best is the simplest fusion than which no other is measurably better in cross-fitting; where
+    fusions were not compared, the one of the highest score on val, among equals the earlier, simpler one. Raises
     RunError where no fusion has ended, ConfigError for a rule that none meets.
     """
     out, to = Path(out), Path(to)
@@ -51,11 +52,29 @@ def export_best(
     if to.is_dir():
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
     make_folder(to.absolute().parent)
-    best = ranked[0] if rule == "best" else pick(ended, objectives, rule)
-    manifest = _manifest(best, ranked, {record.trial: record for record in records if record.stage == "base"}, data)
+    comparison = current_comparison(out, ranked)
+    best = pick(ended, objectives, rule) if rule != "best" else ranked[0]
+    if rule == "best" and comparison is not None:
+        best = next(record for record in ranked if record.trial == comparison.chosen.trial)
+    bases = {record.trial: record for record in records if record.stage == "base"}
+    manifest = _manifest(best, ranked, bases, comparison, data)
     manifest.save(out / EXPORTS / f"{manifest.origin[META_TRIAL]}.toml")
     manifest.save(to)
     return manifest
+
+
+def current_comparison(out: Path, ranked: Sequence[TrialRecord]) -> Comparison | None:
+    """The comparison of the fusions that the best one is of; None where those members were not compared.
+
+    ranked: the meta trials that have ended, best first. Raises RunError where the file is damaged.
+    """
+    comparison = Comparison.load(out)
+    known = {record.trial: record for record in ranked}
+    if comparison is None or not all(fusion.trial in known for fusion in comparison.fusions):
+        return None
+    of = known[comparison.chosen.trial].params
+    same = all(of.get(name) == ranked[0].params.get(name) for name in ("members", "member_epochs"))
+    return comparison if same else None
 
 
 def exported_trials(out: Path) -> frozenset[str]:
@@ -66,28 +85,31 @@ def exported_trials(out: Path) -> frozenset[str]:
 
 
 def _manifest(
-    best: TrialRecord, ranked: list[TrialRecord], bases: dict[str, TrialRecord], data: str | None
+    best: TrialRecord,
+    ranked: list[TrialRecord],
+    bases: dict[str, TrialRecord],
+    comparison: Comparison | None,
+    data: str | None,
 ) -> EnsembleManifest:
     """A fusion with the members that it fuses."""
     names = fused_members(best)
     epochs = member_epochs(best)
     members = [bases[name] for name in names]
     stops = [epochs.get(record.trial, record.best_epoch) for record in members]
-    fusion = {name: value for name, value in best.params.items() if name not in _OWN}
     trained = {"stop_epoch": best.best_epoch} if best.params["kind"] != "mean" and best.best_epoch else {}
     return EnsembleManifest(
         bases=tuple(
             BaseConfig.from_params({**record.params, "seed": record.seed, "stop_epoch": stop})
             for record, stop in zip(members, stops, strict=True)
         ),
-        fusion=MetaConfig.from_params({**fusion, **trained, "seed": best.seed}),
+        fusion=MetaConfig.from_params({**fusion_params(best), **trained, "seed": best.seed}),
         deploy=best.params["deploy"],  # type: ignore[arg-type]
         stacking=best.params["stacking"],  # type: ignore[arg-type]
         folds=int(best.params["folds"]),
         data=data,
         data_digest=best.provenance.get("data"),
         trials=tuple(names),
-        scores=_scores(best, ranked),
+        scores={**_scores(best, ranked), **_crossfit_scores(best, comparison)},
         origin={**versions(), **best.provenance, META_TRIAL: best.trial},
     )
 
@@ -101,3 +123,16 @@ def _scores(best: TrialRecord, ranked: list[TrialRecord]) -> dict[str, float]:
         for score in ("miou", "small_miou", MILLISECONDS, PARAMETERS, MEMORY)
         if not math.isnan(record.scores.get(score, math.nan))
     }
+
+
+def _crossfit_scores(best: TrialRecord, comparison: Comparison | None) -> dict[str, float]:
+    """What cross-fitting says of a fusion: its score, and its gain over each simpler one with its 95% interval."""
+    fusions = comparison.fusions if comparison is not None else ()
+    chosen = next((fusion for fusion in fusions if fusion.trial == best.trial), None)
+    if chosen is None:
+        return {}
+    scores = {"crossfit_miou": chosen.crossfit.miou, "crossfit_ece": chosen.crossfit.ece}
+    for each in chosen.gains:
+        over = f"gain_over_{each.over.replace(' ', '_')}"
+        scores |= {over: each.miou.value, f"{over}_low": each.miou.low, f"{over}_high": each.miou.high}
+    return scores

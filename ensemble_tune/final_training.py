@@ -94,13 +94,14 @@ def _train_members(
 ) -> list[list[TrialRecord]]:
     """For each member the trials whose models are deployed; trains the others that the fusion learns from too."""
     learns = manifest.fusion.trained
-    parts = predicted_parts(data, manifest.deploy, manifest.stacking) if learns else {}
+    parts = predicted_parts(data, (manifest.deploy,), manifest.stacking) if learns else {}
     starts = {}
     for place, (name, base) in enumerate(zip(manifest.trials, manifest.bases, strict=False), start=1):
         before = trained_before(run, name, base) if run is not None else None
         if before is not None:
             starts[str(place)] = before
-    trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts, starts=starts)
+    flip = manifest.fusion.flip
+    trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts, flips=(flip,), starts=starts)
     deployed = models_of(manifest)
     others = [fold for fold in parts if fold not in deployed]
     points: list[Point] = [
@@ -112,7 +113,7 @@ def _train_members(
 
     def done(point: Point, finished: bool) -> bool:
         fold, base = int(point[FOLD]), manifest.bases[int(point[MEMBER]) - 1]
-        predicted = all(store.has(base, fold, part) for part in parts.get(fold, ()))
+        predicted = all(store.has(base, fold, part, flip=flip) for part in parts.get(fold, ()))
         return predicted and (finished or fold in others)
 
     digest = data.dataset().digest
@@ -136,7 +137,7 @@ def _train_fusion(
         WITH_VAL: data.with_val,
     }
     before = _fusion_before(run, manifest) if run is not None else None
-    trial = MetaTrial(data=data, store=store.root, library=library, start=before)
+    trial = MetaTrial(data=data, store=store.root, library=library, starts={} if before is None else {"": before})
     return train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)[0]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import TrialRecord
+
+_OF_MEMBERS = ("members", "member_epochs", "bases", "deploy", "stacking", "folds")
 
 
 def fused_members(record: TrialRecord) -> list[str]:
@@ -12,6 +15,11 @@ def fused_members(record: TrialRecord) -> list[str]:
     names = str(record.params["members"]).split(",")
     bases = str(record.params.get("bases", "all"))
     return names if bases == "all" else [names[int(place) - 1] for place in bases.split("+")]
+
+
+def fusion_params(record: TrialRecord) -> dict[str, Value]:
+    """The parameters of a meta trial that are its fusion's own, without the seed and without what it fuses."""
+    return {name: value for name, value in record.params.items() if name not in _OF_MEMBERS}
 
 
 def member_epochs(record: TrialRecord) -> dict[str, int]:

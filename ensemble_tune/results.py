@@ -12,6 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ensemble_tune.comparison import Comparison
+from ensemble_tune.comparison_table import comparison_table
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.fused import simple_scores
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -23,9 +25,18 @@ _TITLES = {
     "base": "Base models, scored on val",
     "fold": "Fold trainings, scored on the frames that they held out, fold 0 on val",
     "meta": "Fusions, scored on val",
+    "compare": "Fusions fitted on other blocks, scored on a block of training frames; block 0 is val",
     "final": "Final training",
 }
-_TOLD = {"architecture": "", "encoder": "", "fold": "fold ", "kind": "", "bases": "of ", "split": "measured on "}
+_TOLD = {
+    "architecture": "",
+    "encoder": "",
+    "fold": "fold ",
+    "kind": "",
+    "bases": "of ",
+    "block": "block ",
+    "split": "measured on ",
+}
 """What tells trials of a table apart at a glance; all parameters are on a trial's own page."""
 
 
@@ -40,13 +51,16 @@ def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> Render
     """The best trials of every stage, or of one, the best first. Raises RunError."""
     records = read_run(out, stage)
     present = dict.fromkeys(record.stage for record in records)
+    comparison = Comparison.load(out) if stage in (None, "meta") else None
+    if comparison is not None:
+        present.pop("compare", None)  # the table of the comparison says it all
     stages = [*(stage for stage in _TITLES if stage in present), *(stage for stage in present if stage not in _TITLES)]
     tables = {stage: _stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages}
     for session in Ledger(out / LEDGER).sessions():
         if session.stage in tables:  # the last one stays
             tables[session.stage].caption = f"ended: {session.reason}" if session.reason else None
             tables[session.stage].caption_justify = "left"
-    return Group(*tables.values())
+    return Group(*tables.values(), *([comparison_table(comparison)] if comparison is not None else []))
 
 
 def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:
@@ -72,10 +86,26 @@ def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:
 
 
 def summary(out: Path, split: str | None, final: Mapping[str, float]) -> Table:
-    """A run's answer: best single model, mean of the bases, and the best trained fusion, on val and on test.
+    """A run's answer: every kind of fusion beside the simpler ones, and what the exported one scores at the end.
 
-    split, final: what the final training measured on, and its scores. Raises RunError where no fusion has ended.
+    Where fusions were not compared: best single model, mean of the bases and best fitted fusion, on val. split, final:
+    what the final training measured on, and its scores. Raises RunError where no fusion has ended.
     """
+    table = _compared(out)
+    if split is not None:
+        measured = f"exported ensemble on {split}: miou {_number(final.get('miou', math.nan))}, " + ", ".join(
+            f"{name} {_number(final[key])}"
+            for name, key in (("mean of its members", "mean.miou"), ("its best member", "member-1.miou"))
+            if key in final
+        )
+        table.caption = f"{table.caption}\n{measured}" if table.caption else measured
+    return table
+
+
+def _compared(out: Path) -> Table:
+    comparison = Comparison.load(out)
+    if comparison is not None:
+        return comparison_table(comparison)
     ranked = rank([record for record in read_run(out, "meta") if record.status is not Status.RUNNING], "max")
     if not ranked:
         raise RunError(f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {out}")
@@ -91,12 +121,6 @@ def summary(out: Path, split: str | None, final: Mapping[str, float]) -> Table:
             kind = str(record.params["kind"])
             chosen = "  <- exported" if record is ranked[0] else ""
             table.add_row(name if kind == "mean" else f"{name} ({kind})", *scores, record.trial + chosen)
-    if split is not None:
-        table.caption = f"exported ensemble on {split}: miou {_number(final.get('miou', math.nan))}, " + ", ".join(
-            f"{name} {_number(final[key])}"
-            for name, key in (("mean of its members", "mean.miou"), ("its best member", "member-1.miou"))
-            if key in final
-        )
     return table
 
 

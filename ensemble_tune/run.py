@@ -36,7 +36,7 @@ def run_all(
     meta_trials: int = 30,
     meta_epochs: int = 30,
     bases: str = "auto",
-    deploy: Deploy = "refit",
+    deploy: Deploy | None = None,
     stacking: Stacking = "out-of-fold",
     strategy: Strategy | None = None,
     with_val: bool = False,

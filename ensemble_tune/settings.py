@@ -36,6 +36,8 @@ class Settings:
     """Decoded frames; local to each machine."""
     cache_limit: float = DEFAULT_LIMIT / GIB
     """GiB that decoded frames may take; those unused for longest go first."""
+    library_limit: float = 10.0
+    """GiB that the predictions of base models that may be fused may take in the run folder."""
     folds: int = 3
     """Blocks that the training frames are cut into for out-of-fold predictions."""
     seed: int = 0
@@ -55,6 +57,8 @@ class Settings:
         """The frames as trials see them; the data set is checked at once. Raises DataError or ConfigError."""
         if not 0 < self.cache_limit < math.inf:
             raise ConfigError(f"--cache-limit must be above 0 GiB, but got {self.cache_limit}; try 100")
+        if not 0 < self.library_limit < math.inf:
+            raise ConfigError(f"--library-limit must be above 0 GiB, but got {self.library_limit}; try 10")
         make_folder(self.cache)
         data = StageData(
             data=self.data if self.data.partition(":")[0] == "synthetic" else str(Path(self.data).absolute()),

@@ -146,7 +146,7 @@ def test_the_classes_of_manifest_and_data_must_agree(tiles: Path, tmp_path: Path
     ("manifest", "message"),
     [
         ({"batch_size": 7}, "batch_size must be at most 6, the frames of the smallest training, but got 7"),
-        ({"fusion": TRAINED_FUSION.replace("batch_size = 4", "batch_size = 13")}, "at most 12"),
+        ({"fusion": TRAINED_FUSION.replace("batch_size = 4", "batch_size = 7")}, "batch_size must be at most 6"),
         ({"folds": 13}, "--folds must be at least 2 and at most the 12 training frames, but got 13"),
         ({"encoder_weights": "/gone.pth"}, "there is no file '/gone.pth'"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tiny_run import BASE_TRIALS, FOLDS, META_TRIALS, Finished, assert_whole, epochs_of, run_tiny, trials_of
 
+from ensemble_tune.comparison import Comparison
 from ensemble_tune.ensemble.cost import MILLISECONDS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.final_training import _fusion_before
@@ -14,7 +15,7 @@ def test_ctrl_c_in_any_stage_loses_and_doubles_nothing(finished: Finished) -> No
     for out in (finished.out, finished.out / "final"):
         assert_whole(out)
     counts = {stage: len(trials_of(finished.out, stage)) for stage in ("base", "fold", "meta")}
-    assert counts == {"base": BASE_TRIALS, "fold": BASE_TRIALS * (FOLDS + 1), "meta": META_TRIALS + 3}
+    assert counts == {"base": BASE_TRIALS, "fold": BASE_TRIALS * (FOLDS + 1), "meta": META_TRIALS + 6}
     assert max(row.attempt for row in epochs_of(finished.out)) > 1, "no trial was interrupted"
 
 
@@ -26,8 +27,11 @@ def test_an_interrupted_command_says_that_it_goes_on(finished: Finished) -> None
 
 def test_one_call_goes_from_frames_to_a_measured_ensemble(finished: Finished) -> None:
     manifest = EnsembleManifest.load(finished.out / "best.toml")
-    best = max(trial.score or 0 for trial in trials_of(finished.out, "meta"))
-    assert manifest.scores["fusion_miou"] == best
+    comparison = Comparison.load(finished.out)
+    assert comparison is not None and manifest.origin["meta_trial"] == comparison.chosen.trial
+    chosen = {trial.trial: trial for trial in trials_of(finished.out, "meta")}[comparison.chosen.trial]
+    assert manifest.scores["fusion_miou"] == chosen.score
+    assert manifest.scores["crossfit_miou"] == comparison.chosen.crossfit.miou
     assert {trial.stage for trial in trials_of(finished.out / "final")} == {"final"}
     for file in ("metrics.json", "ensemble/ensemble.toml", "masks/d_000.png", "overlays/d_000.jpg"):
         assert (finished.out / "final" / file).exists()

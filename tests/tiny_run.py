@@ -161,11 +161,12 @@ def assert_whole(out: Path) -> None:
     for trial in trials_of(out):
         assert trial.status is Status.FINISHED, trial
         wanted = trial.params.get("stop_epoch", trial.params.get("epochs", 1))
-        if trial.params.get("kind") == "mean" or "split" in trial.params:
+        if trial.params.get("kind") in ("mean", "greedy") or "split" in trial.params:
             wanted = 1
         # What was trained before is loaded as it was at its best epoch: of models that have seen all training frames,
         # and in a final training.
-        loaded = [{wanted}] if trial.params.get("fold") == 0 or trial.stage == "final" else []
+        before = trial.params.get("fold") == 0 or trial.params.get("block") == 0 or trial.stage == "final"
+        loaded = [{wanted}] if before else []
         found = {epoch for name, epoch in counts if name == trial.trial}
         assert found in [set(range(1, int(wanted) + 1)), *loaded], trial.trial
 

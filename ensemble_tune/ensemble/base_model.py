@@ -63,6 +63,18 @@ class BaseModel(nn.Module):
         return logits[..., :height, :width].float()
 
 
+def class_probabilities(model: nn.Module, images: Tensor, *, flip: bool) -> Tensor:
+    """What a base model makes of images (B, 3, h, w): class probabilities (B, C, h, w), float32, summing to 1 over C.
+
+    flip: whether it sees each image mirrored too; then the mean of both, mirrored back.
+    """
+    own: Tensor = model(images).softmax(1)
+    if not flip:
+        return own
+    mirrored: Tensor = model(images.flip(-1)).softmax(1)
+    return (own + mirrored.flip(-1)) / 2
+
+
 def build_base_model(config: BaseConfig, classes: int, *, pretrained: bool = True) -> BaseModel:
     """The network of `config`, its initial weights drawn from `config.seed`; on the CPU.
 

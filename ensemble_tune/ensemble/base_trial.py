@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.augment import Augment
-from ensemble_tune.ensemble.base_model import build_base_model
+from ensemble_tune.ensemble.base_model import build_base_model, class_probabilities
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
@@ -45,6 +46,8 @@ class BaseTrial:
     """Where predictions are saved after the last epoch; None saves none."""
     parts: Mapping[int, tuple[Part, ...]] = field(default_factory=dict)
     """Which predictions a trial of a fold saves."""
+    flips: tuple[bool, ...] = (False,)
+    """Whether with frames as they are alone, with mirrored ones too, or each of the two."""
     starts: Mapping[str, Checkpoint] = field(default_factory=dict)
     """Members that were trained on all training frames before: there fold 0 is not trained again."""
 
@@ -102,14 +105,15 @@ class BaseTrial:
         if self.store is None:
             return
         store = PredictionStore(self.store, self.data)
-        for part in self.parts.get(fold, ()):
-            if not store.has(config, fold, part):
-                stamp = store.stamp(config, fold, part)
+        for part, flip in product(self.parts.get(fold, ()), self.flips):
+            if not store.has(config, fold, part, flip=flip):
+                stamp = store.stamp(config, fold, part, flip=flip)
                 frames = self.data.held_out(config.size) if part == "val" else self.data.training(config.size)
                 assert frames is not None  # stamp() has refused val where it is trained on
                 row_of = {name: row for row, name in enumerate(frames.names)}
                 chosen = frames.subset(row_of[name] for name in stamp.frames)
-                write_predictions(store.folder(config, fold, part), stamp, _probabilities(model, chosen, device))
+                predicted = _probabilities(model, chosen, device, flip=flip)
+                write_predictions(store.folder(config, fold, part, flip=flip), stamp, predicted)
 
 
 def _batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:
@@ -123,13 +127,17 @@ def _batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:
 
 def _logits(model: nn.Module, frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:
     """Logits (B, C, h, w) of frames as they are."""
-    logits: Tensor = model(as_images([frames.image(i) for i in rows]).to(device))
+    logits: Tensor = model(_images(frames, rows, device))
     return logits
 
 
-def _probabilities(model: nn.Module, frames: Frames, device: torch.device) -> Iterator[Tensor]:
+def _images(frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:
+    return as_images([frames.image(i) for i in rows]).to(device)
+
+
+def _probabilities(model: nn.Module, frames: Frames, device: torch.device, *, flip: bool) -> Iterator[Tensor]:
     """Class probabilities (C, h, w) of frame after frame."""
     for start in range(0, len(frames), _SCORED_TOGETHER):
         rows = range(start, min(start + _SCORED_TOGETHER, len(frames)))
         with torch.inference_mode():
-            yield from _logits(model, frames, rows, device).softmax(1).cpu()
+            yield from class_probabilities(model, _images(frames, rows, device), flip=flip).cpu()

@@ -17,7 +17,10 @@ from ensemble_tune.trial import Value
 Schedule = Literal["one_cycle", "cosine", "constant"]
 ClassWeights = Literal["none", "log", "sqrt"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-MetaKind = Literal["mean", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"]
+MetaKind = Literal[
+    "mean", "weighted", "greedy", "linear", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"
+]
+"""Fusions, the simplest first."""
 
 _ARCHITECTURE_SPELLINGS = {
     "u-net": "unet",
@@ -175,7 +178,8 @@ class MetaConfig(_Config):
     """One fusion of base models, and how it is trained if it is trained at all."""
 
     kind: MetaKind = "dilated_spatial"
-    """mean is the plain average; the others are convolutional meta-models, plain without attention."""
+    """mean is the plain average, weighted and greedy are averages with weights, linear has a weight for every class of
+    every member; the others are convolutional meta-models, plain without attention."""
     width: int = 32
     """Channels of the hidden layers; a multiple of 8."""
     depth: int = 3
@@ -186,6 +190,10 @@ class MetaConfig(_Config):
     """Probability in [0, 1) that a whole base model is hidden in a training step."""
     use_image: bool = False
     """Whether the meta-model sees the frame beside the predictions."""
+    log_probabilities: bool = False
+    """Whether a meta-model sees the logarithms of the predictions: they tell small probabilities apart."""
+    flip: bool = False
+    """Whether members see each frame mirrored too, and the mean of both predictions is fused: twice the time."""
     size: tuple[int, int] = (360, 480)
     """Height and width in pixels of the bases' predictions."""
     epochs: int = 30

@@ -65,7 +65,7 @@ class MetaModel(nn.Module):
         values = as_float(probabilities)
         if self.training and self.config.base_dropout > 0:
             values = hide_members(values, self.config.base_dropout)
-        inputs = values.flatten(1, 2)
+        inputs = (log_probabilities(values) if self.config.log_probabilities else values).flatten(1, 2)
         if self.normalise is not None:
             if image is None:
                 raise ValueError("the meta-model sees the image beside the predictions, but got none")
@@ -114,7 +114,12 @@ def as_float(probabilities: Tensor) -> Tensor:
 
 def mean_logits(probabilities: Tensor) -> Tensor:
     """(B, M, C, h, w) float to the logarithm of its mean over M, (B, C, h, w); finite where no member sees a class."""
-    return probabilities.mean(1).clamp(min=_LEAST_PROBABILITY).log()
+    return log_probabilities(probabilities.mean(1))
+
+
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """Logarithms of probabilities in [0, 1], of any shape; finite at 0."""
+    return probabilities.clamp(min=_LEAST_PROBABILITY).log()
 
 
 def hide_members(probabilities: Tensor, share: float) -> Tensor:

@@ -1,10 +1,14 @@
-"""Stage 2: trains one fusion on the members' out-of-fold predictions, and scores it on val as it would be deployed."""
+"""Stage 2: fits one fusion to the members' out-of-fold predictions, and scores it on frames it was not fitted to."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +18,26 @@ from torch import Tensor, nn
 from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.augment import Augment
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
-from ensemble_tune.ensemble.cost import ForwardTimer, costs
+from ensemble_tune.ensemble.cost import MILLISECONDS, ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
-from ensemble_tune.ensemble.fusion import build_fusion
+from ensemble_tune.ensemble.fusion import WeightedMean, build_fusion
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
+from ensemble_tune.ensemble.member_predictions import MemberPredictions, MemberSource, stack
 from ensemble_tune.ensemble.memory import inference_bytes
 from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.predictions import OutOfFold, Predictions
 from ensemble_tune.ensemble.scoring import score_frames
+from ensemble_tune.ensemble.selection import PixelSample, greedy_weights
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.ensemble.training import Batch, train_epochs
-from ensemble_tune.ensemble.training_state import copy_state, load_weights
+from ensemble_tune.ensemble.training_state import TrainingState, copy_state, load_weights
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.trial import Checkpoint, EpochResult, Params, Value
+from ensemble_tune.trial import Checkpoint, EpochResult, Params
 
 _SCORED_TOGETHER = 8
 """Frames a forward pass outside training."""
 
-MEMBERS, MEMBER_EPOCHS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL = (
+MEMBERS, MEMBER_EPOCHS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL, BLOCK, OF = (
     "members",
     "member_epochs",
     "bases",
@@ -40,16 +46,19 @@ MEMBERS, MEMBER_EPOCHS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL = (
     "folds",
     "ensemble",
     "with_val",
+    "block",
+    "of",
 )
 """Parameters beside those of MetaConfig: the names of the members, best first and divided by commas; which of them are
-fused, "all" or their places such as "1+3", from 1; what stands for a member; what the fusion learns from; and, for
-the ledger's readers, the epochs that each member was trained for, how many folds there are, the digest of the manifest
-and whether val is trained on."""
+fused, "all" or their places such as "1+3", from 1; what stands for a member; what the fusion learns from; the block of
+training frames that it is scored on and not fitted to (0: none, val is scored); and, for the ledger's readers, the
+epochs that each member was trained for, how many folds there are, the digest of the manifest, whether val is trained
+on, and the trial that a fit on other blocks is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaTrial:
-    """A Trial over MetaConfig's fields, with `members`, `bases`, `deploy` and `stacking`."""
+    """A Trial over MetaConfig's fields, with `members`, `bases`, `deploy`, `stacking` and `block`."""
 
     data: StageData
     store: Path
@@ -58,94 +67,105 @@ class MetaTrial:
     """The base models that may be fused, by name."""
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """The scores of each member's model, for what the whole ensemble costs."""
-    start: Checkpoint | None = None
-    """Where the fusion was trained before: there it is not trained again."""
+    starts: Mapping[str, Checkpoint] = field(default_factory=dict)
+    """Fusions that were fitted before, by the trial that `of` names ("" where there is none): without a block they are
+    not fitted again."""
+    evidence: Path | None = None
+    """Where what the last epoch made of each frame is saved, under `evidence_name`; None saves none."""
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
-        """Trains; scores are those of val. A fusion without weights of its own has one epoch."""
+        """Fits; scores are those of val, or of the block. Fusions that no gradient trains have one epoch."""
         device = self.data.prepare()
         values = dict(params)
         names = str(values.pop(MEMBERS)).split(",")
         fused = [names[i] for i in places(str(values.pop(BASES, "all")), len(names))]
-        chosen = [self.library[name] for name in fused]
         for name in (FOLDS, ENSEMBLE, WITH_VAL, MEMBER_EPOCHS):
             values.pop(name, None)
         deploy, stacking = values.pop(DEPLOY, "refit"), values.pop(STACKING, "out-of-fold")
+        block, of = int(values.pop(BLOCK, 0)), str(values.pop(OF, ""))
         config = MetaConfig.from_params(values)
-        training = self.data.training(config.size)
-        held_out = self.data.held_out(config.size)
         store = PredictionStore(self.store, self.data)
-        fusion = build_fusion(config, len(chosen), len(training.classes))
-        shapes = [(1, len(chosen), len(training.classes), *config.size), (1, 3, *config.size)]
+        predicted = MemberPredictions(store, [self.library[name] for name in fused], config.flip)
+        frames = self.data.training(config.size)
+        scored = self.data.held_out(config.size)
+        learned_from = predicted.of_training_frames(stacking) if config.trained or block else []  # type: ignore[arg-type]
+        sources: Sequence[MemberSource] = learned_from
+        if scored is not None and not block:
+            sources = predicted.of_val(deploy)  # type: ignore[arg-type]
+        fitted = frames
+        if block:
+            fold_of = self.data.fold_of(frames)
+            fitted = frames.subset((fold_of != block).nonzero()[0])
+            scored = frames.subset((fold_of == block).nonzero()[0])
+        fusion = build_fusion(config, len(fused), len(frames.classes))
+        shapes = [(1, len(fused), len(frames.classes), *config.size), (1, 3, *config.size)]
         megabytes = cache(lambda: inference_bytes(fusion, *shapes) / 1e6)
-        deployed = [self._deployed(store, member, deploy) for member in chosen] if held_out is not None else []
+        members = self._member_costs(fused, config.flip, 1 if deploy == "refit" else self.data.folds)
+        last = config.stop_epoch or config.epochs
 
-        def score(model: nn.Module) -> dict[str, float]:
-            if held_out is None:
+        def score(model: nn.Module, *, final: bool = False) -> dict[str, float]:
+            if scored is None:
                 return {}
 
             def logits_of(rows: Sequence[int]) -> Tensor:
-                stacks = [np.stack([source.read(held_out.names[i]) for source in deployed]) for i in rows]
-                inputs = [torch.from_numpy(np.stack(stacks))]
+                inputs = [torch.from_numpy(np.stack([stack(sources, scored.names[i]) for i in rows]))]
                 if config.use_image:
-                    inputs.append(as_images([held_out.image(i) for i in rows]))
+                    inputs.append(as_images([scored.image(i) for i in rows]))
                 logits: Tensor = model(*(tensor.to(device) for tensor in inputs))
                 return logits
 
             timer = ForwardTimer(logits_of, device)
-            scores = score_frames(timer, held_out, _SCORED_TOGETHER).scores
-            models = 1 if deploy == "refit" else self.data.folds
-            members = [self.costs.get(name, {}) for name in fused] * models
-            return {**scores, **costs(model, timer, megabytes(), members)}
+            found = score_frames(timer, scored, _SCORED_TOGETHER)
+            if final and self.evidence is not None:
+                identity = evidence_identity(params)
+                dataclasses.replace(found.evidence, of=identity).save(self.evidence / evidence_name(of, block))
+            return {**found.scores, **costs(model, timer, megabytes(), members)}
 
-        if not config.trained:
+        start = None if block else self.starts.get(of)
+        if config.kind == "mean":
             if resume is None:
-                yield EpochResult(epoch=1, scores=score(fusion.to(device).eval()))
-            return
-        if self.start is not None:
-            load_weights(fusion.to(device).eval(), self.start.folder)
+                yield EpochResult(epoch=1, scores=score(fusion.to(device).eval(), final=True))
+        elif start is not None:
+            load_weights(fusion.to(device).eval(), start.folder)
             # One that was interrupted while it was trained ends at these weights too, not at its own.
-            if resume is None or resume.epoch != self.start.epoch:
-                saved = partial(copy_state, self.start.folder)
-                yield EpochResult(epoch=self.start.epoch, scores=score(fusion), save=saved)
-            return
-        learned_from = [self._learned_from(store, member, stacking) for member in chosen]
-        weights = class_weights(config.class_weights, training.class_frequencies())
-        yield from train_epochs(
-            model=fusion,
-            config=config,
-            loss=SegmentationLoss(weights),
-            batches=lambda epoch: ahead(_batches(config, training, learned_from, epoch)),
-            steps=len(training) // config.batch_size,
-            score=score,
-            device=device,
-            resume=resume,
-        )
+            if resume is None or resume.epoch != start.epoch:
+                saved = partial(copy_state, start.folder)
+                yield EpochResult(epoch=start.epoch, scores=score(fusion, final=True), save=saved)
+        elif isinstance(fusion, WeightedMean) and config.kind == "greedy":
+            if resume is None:
+                sample = PixelSample.draw(fitted, learned_from, config.seed)
+                fusion.set_weights(greedy_weights(sample, seed=config.seed))
+                state = TrainingState(fusion.eval(), config, 1, device)
+                yield EpochResult(epoch=1, scores=score(fusion, final=True), save=partial(state.save, epoch=1))
+        else:
+            epochs = count(1 if resume is None else resume.epoch + 1)
+            yield from train_epochs(
+                model=fusion,
+                config=config,
+                loss=SegmentationLoss(class_weights(config.class_weights, fitted.class_frequencies())),
+                batches=lambda epoch: ahead(_batches(config, fitted, learned_from, epoch)),
+                steps=len(fitted) // config.batch_size,
+                score=lambda model: score(model, final=next(epochs) == last),
+                device=device,
+                resume=resume,
+            )
 
-    def _learned_from(self, store: PredictionStore, member: BaseConfig, stacking: Value) -> OutOfFold | Predictions:
-        """A member's predictions of the training frames."""
-        if stacking == "in-sample":
-            return store.open(member, 0, "train")
-        return OutOfFold([store.open(member, fold, "held-out") for fold in range(1, self.data.folds + 1)])
-
-    def _deployed(self, store: PredictionStore, member: BaseConfig, deploy: Value) -> _Deployed:
-        """A member's predictions of val, by what would be deployed of it."""
-        folds = (0,) if deploy == "refit" else tuple(range(1, self.data.folds + 1))
-        return _Deployed([store.open(member, fold, "val") for fold in folds])
+    def _member_costs(self, fused: Sequence[str], flip: bool, models: int) -> list[Mapping[str, float]]:
+        """The costs of every model that runs before the fusion."""
+        found = [self.costs.get(name, {}) for name in fused]
+        if flip:
+            found = [{name: (1 + (name == MILLISECONDS)) * cost for name, cost in own.items()} for own in found]
+        return found * models
 
 
-@dataclass(frozen=True, slots=True)
-class _Deployed:
-    """The mean of the models that stand for one member: one refit, or K fold models."""
+def evidence_name(of: str, block: int) -> str:
+    """The folder of a fit's evidence."""
+    return f"{of}-block-{block}"
 
-    models: Sequence[Predictions]
 
-    def read(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """(C, h, w) in [0, 1]."""
-        total = np.zeros_like(self.models[0][name], dtype=np.float32)
-        for model in self.models:
-            total += model[name]
-        return total / np.float32(255 * len(self.models))
+def evidence_identity(params: Params) -> str:
+    """16 hex digits that name all that a fusion's evidence depends on, beside the data."""
+    return hashlib.sha256(json.dumps(dict(params), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def places(bases: str, members: int) -> list[int]:
@@ -172,13 +192,13 @@ def _batches(
     for rows, seeds in shuffled_rows(config, epoch, len(frames)):
         stacks, images, labels = [], [], []
         for i, seed in zip(rows, seeds, strict=True):
-            stack = np.stack([member[frames.names[i]] for member in members])
+            seen = np.stack([member[frames.names[i]] for member in members])
             image, label = frames.image(i), frames.label(i)
             if config.augmentation:
-                flat = stack.reshape(-1, *stack.shape[2:]).transpose(1, 2, 0)
+                flat = seen.reshape(-1, *seen.shape[2:]).transpose(1, 2, 0)
                 image, label, moved = augment(image, label, seed, flat)
-                stack = moved.transpose(2, 0, 1).reshape(stack.shape)
-            stacks.append(stack)
+                seen = moved.transpose(2, 0, 1).reshape(seen.shape)
+            stacks.append(seen)
             images.append(image)
             labels.append(label)
         inputs = [torch.from_numpy(np.stack(stacks))]

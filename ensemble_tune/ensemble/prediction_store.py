@@ -25,13 +25,13 @@ class PredictionStore:
     root: Path
     data: StageData
 
-    def folder(self, config: BaseConfig, fold: int, part: Part) -> Path:
-        """Equal for equal config, data, fold and frames; different for any other."""
+    def folder(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> Path:
+        """Equal for equal config, data, fold, frames and flip; different for any other."""
         key = [config.digest(), self.data.dataset().digest, self.data.folds, self.data.with_val]
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        return self.root / name / f"fold-{fold}-{part}"
+        return self.root / name / f"fold-{fold}-{part}{'-flip' if flip else ''}"
 
-    def stamp(self, config: BaseConfig, fold: int, part: Part) -> Stamp:
+    def stamp(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> Stamp:
         """What the predictions in `folder` must be of. Raises ValueError for val where val is trained on."""
         training = self.data.training(config.size)
         fold_of = self.data.fold_of(training)
@@ -52,18 +52,18 @@ class PredictionStore:
             size=config.size,
             frames=frames.names,
             trained_on=trained_on.names,
+            flip=flip,
         )
 
-    def open(self, config: BaseConfig, fold: int, part: Part) -> Predictions:
+    def open(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> Predictions:
         """Raises PredictionsError where they are missing or of something else."""
-        return Predictions.open(
-            self.folder(config, fold, part), self.stamp(config, fold, part), in_sample=part == "train"
-        )
+        folder, stamp = self.folder(config, fold, part, flip=flip), self.stamp(config, fold, part, flip=flip)
+        return Predictions.open(folder, stamp, in_sample=part == "train")
 
-    def has(self, config: BaseConfig, fold: int, part: Part) -> bool:
+    def has(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> bool:
         """Whether these very predictions are there, whole."""
         try:
-            self.open(config, fold, part)
+            self.open(config, fold, part, flip=flip)
         except PredictionsError:
             return False
         return True

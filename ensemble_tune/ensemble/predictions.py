@@ -42,6 +42,8 @@ class Stamp:
     """Names of the predicted frames, in the order of the array."""
     trained_on: tuple[str, ...]
     """Names of the frames that the model was trained on."""
+    flip: bool = False
+    """Whether the model saw each frame mirrored too, and these are the mean of both predictions."""
 
 
 def quantise(probabilities: Tensor) -> Tensor:
@@ -151,7 +153,7 @@ class OutOfFold:
         first = parts[0].stamp
         self._part_of: dict[str, Predictions] = {}
         for part in parts:
-            for name in ("config", "data", "folds", "classes", "size"):
+            for name in ("config", "data", "folds", "classes", "size", "flip"):
                 _refuse_mixed(name, getattr(first, name), getattr(part.stamp, name))
             refuse_own_training_frames(part.stamp, part.names)
             for frame in part.names:

@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.frames import IGNORED, Frames
 from ensemble_tune.ensemble.metrics import Confusion
+
+_BINS = 15
+"""Of confidence, as in Guo 2017."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +25,9 @@ class FrameScores:
     """How well a model segments frames."""
 
     scores: dict[str, float]
-    """miou, small_miou, pixel_accuracy, iou.<class> at full size; loss at the working size."""
-    confusion: Confusion
-    """The pixels behind them."""
+    """miou, small_miou, pixel_accuracy, iou.<class> at full size; loss and ece at the working size."""
+    evidence: Evidence
+    """The pixels behind them, frame by frame."""
 
 
 def score_frames(logits_of: Callable[[Sequence[int]], Tensor], frames: Frames, batch: int) -> FrameScores:
@@ -31,7 +35,7 @@ def score_frames(logits_of: Callable[[Sequence[int]], Tensor], frames: Frames, b
 
     logits_of: rows of `frames` to logits (B, C, h, w) at the working size, on any device; called without gradients on
     at most `batch` rows at a time. loss is the mean unweighted cross-entropy of a labelled pixel, nan where none is
-    labelled.
+    labelled; ece the expected calibration error.
     """
     return score_variants(lambda rows: {"": logits_of(rows)}, frames, batch)[""]
 
@@ -40,7 +44,8 @@ def score_variants(
     logits_of: Callable[[Sequence[int]], Mapping[str, Tensor]], frames: Frames, batch: int
 ) -> dict[str, FrameScores]:
     """`score_frames` for several models that share their work: logits_of gives each one's logits by name."""
-    confusions: dict[str, Confusion] = defaultdict(lambda: Confusion(len(frames.classes)))
+    confusions: dict[str, list[Confusion]] = defaultdict(list)
+    calibrations: dict[str, Tensor] = defaultdict(lambda: torch.zeros(_BINS, 3, dtype=torch.float64))
     losses: dict[str, float] = defaultdict(float)
     labelled = 0
     with torch.inference_mode():
@@ -51,16 +56,40 @@ def score_variants(
             labelled += int((labels != IGNORED).sum())
             for name, logits in logits_of(rows).items():
                 there = labels.to(logits.device)
-                summed = F.cross_entropy(logits.float(), there, ignore_index=IGNORED, reduction="sum")
-                losses[name] += summed.item()
+                logarithms = F.log_softmax(logits.float(), dim=1)
+                losses[name] += F.nll_loss(logarithms, there, ignore_index=IGNORED, reduction="sum").item()
+                calibrations[name] += _calibration(logarithms, there)
                 for truth, own in zip(truths, logits, strict=True):
-                    confusions[name].add(labels_at(own.float(), truth.shape), truth.to(logits.device))
+                    counted = Confusion(len(frames.classes))
+                    counted.add(labels_at(own.float(), truth.shape), truth.to(logits.device))
+                    confusions[name].append(counted)
     scored = {}
-    for name, confusion in confusions.items():
-        scores = confusion.scores(frames.classes, frames.small)
+    for name, each in confusions.items():
+        evidence = Evidence(
+            of=name,
+            classes=frames.classes,
+            small=frames.small,
+            names=frames.names,
+            sequences=frames.sequences,
+            confusions=torch.stack([counted.matrix for counted in each]).numpy(),
+            calibration=calibrations[name].numpy(),
+        )
+        scores = sum(each[1:], start=each[0]).scores(frames.classes, frames.small)
         scores["loss"] = losses[name] / labelled if labelled else math.nan
-        scored[name] = FrameScores(scores, confusion)
+        scores["ece"] = evidence.calibration_error if labelled else math.nan
+        scored[name] = FrameScores(scores, evidence)
     return scored
+
+
+def _calibration(logarithms: Tensor, labels: Tensor) -> Tensor:
+    """(B, C, h, w) logarithms of probabilities and (B, h, w) labels to a batch's part of `Evidence.calibration`."""
+    highest = logarithms.max(1)
+    counted = labels != IGNORED
+    confidence = highest.values.exp()[counted].double()
+    right = (highest.indices == labels)[counted].double()
+    bins = (confidence * _BINS).long().clamp(max=_BINS - 1)
+    sums = [torch.bincount(bins, weights, minlength=_BINS) for weights in (torch.ones_like(right), right, confidence)]
+    return torch.stack(sums, dim=1).cpu()
 
 
 def labels_at(logits: Tensor, size: Sequence[int]) -> Tensor:

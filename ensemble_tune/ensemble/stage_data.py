@@ -67,10 +67,8 @@ class StageData:
         DiskCache(self.cache, self.cache_limit).check(cached_bytes(self.dataset(), config.size))
         splits = self.dataset().splits
         frames = splits["train"] + (splits["val"] if self.with_val else ())
-        fewest = len(frames)
-        if isinstance(config, BaseConfig):
-            folds = assign_folds([frame.name for frame in frames], [frame.sequence for frame in frames], self.folds)
-            fewest -= int(np.bincount(folds).max())
+        folds = assign_folds([frame.name for frame in frames], [frame.sequence for frame in frames], self.folds)
+        fewest = len(frames) - int(np.bincount(folds).max())
         if config.batch_size > fewest:
             raise ConfigError(
                 f"batch_size must be at most {fewest}, the frames of the smallest training, but got "

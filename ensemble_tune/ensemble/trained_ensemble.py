@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ensemble_tune.ensemble.base_model import build_base_model
+from ensemble_tune.ensemble.base_model import build_base_model, class_probabilities
 from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.predictions import quantise
@@ -46,7 +46,9 @@ class TrainedEnsemble(nn.Module):
 
     def _member(self, models: nn.Module, images: Tensor) -> Tensor:
         """One member's probabilities (B, C, h, w); rounded as they are stored, since the fusion learned from those."""
-        rounded = [quantise(model(images).softmax(1)).float() for model in models.children()]
+        flip = self.manifest.fusion.flip
+        seen = [class_probabilities(model, images, flip=flip) for model in models.children()]
+        rounded = [quantise(probabilities).float() for probabilities in seen]
         # Whole numbers, summed without rounding and divided once: bit for bit what the fusion is scored on.
         return torch.stack(rounded).sum(0) / (255 * len(rounded))
 

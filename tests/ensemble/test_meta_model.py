@@ -8,7 +8,7 @@ from torch import nn
 from ensemble_tune.ensemble.config import MetaConfig, MetaKind
 from ensemble_tune.ensemble.meta_model import Block, MetaModel, build_meta_model, hide_members
 
-KINDS = [kind for kind in typing.get_args(MetaKind) if kind != "mean"]
+KINDS = [kind for kind in typing.get_args(MetaKind) if kind not in ("mean", "weighted", "greedy", "linear")]
 MEMBERS, CLASSES = 3, 5
 
 
@@ -37,7 +37,10 @@ def test_an_untrained_meta_model_is_the_mean(kind: MetaKind, training: bool) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("changes", [{}, {"use_image": True}, {"scale": 0.5}, {"width": 8}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"use_image": True}, {"scale": 0.5}, {"width": 8}, {"log_probabilities": True}, {"precision": "bfloat16"}],
+)
 def test_every_kind_turns_probabilities_into_logits(kind: MetaKind, changes: dict[str, object]) -> None:
     config = _config(kind, **changes)
     model = _trained(build_meta_model(config, MEMBERS, CLASSES))

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 from tiles import SIZE, write_tile_frame, write_tiles
 from trial_contract import TrialContract, content, live
 
+from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.fusion import MeanFusion
-from ensemble_tune.ensemble.meta_trial import MetaTrial, places
+from ensemble_tune.ensemble.meta_trial import MetaTrial, evidence_identity, places
 from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.predictions import write_predictions
 from ensemble_tune.ensemble.scoring import score_frames
@@ -20,7 +21,17 @@ from ensemble_tune.errors import ConfigError, PredictionsError
 from ensemble_tune.storage import remove_folder
 from ensemble_tune.trial import Checkpoint, Params, Trial
 
-KINDS = ("mean", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca")
+KINDS = (
+    "mean",
+    "weighted",
+    "greedy",
+    "linear",
+    "plain",
+    "standard_se",
+    "depthwise_cbam",
+    "dilated_spatial",
+    "group_eca",
+)
 PARAMS: Params = {
     "kind": "plain",
     "width": 8,
@@ -66,7 +77,7 @@ def test_a_fusion_that_was_trained_before_is_loaded(members: Members, tmp_path: 
     before = live(_trial(members), PARAMS, tmp_path / "before")
     start = Checkpoint(tmp_path / "before" / "2", 2)
     resume = Checkpoint(tmp_path / "before" / "1", 1) if interrupted else None
-    (loaded,) = dataclasses.replace(_trial(members), start=start)(PARAMS, resume)
+    (loaded,) = dataclasses.replace(_trial(members), starts={"": start})(PARAMS, resume)
     (tmp_path / "loaded").mkdir()
     loaded.save(tmp_path / "loaded")
     assert (loaded.epoch, loaded.scores["miou"]) == (2, before[1].scores["miou"])
@@ -181,3 +192,56 @@ def _adopt(members: Members, before: PredictionStore, after: PredictionStore) ->
 def test_bases_that_name_no_members_are_refused(bases: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         places(bases, 2)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", ["mean", "greedy", "plain"])
+def test_a_block_is_scored_by_out_of_fold_predictions_and_not_learned_from(
+    members: Members, tmp_path: Path, kind: str
+) -> None:
+    trial = dataclasses.replace(_trial(members), evidence=tmp_path / "evidence")
+    live(trial, {**PARAMS, "kind": kind, "block": 1, "of": "meta-0007"}, tmp_path / "one")
+    frames = members.data.training((32, 32))
+    held_out = [frames.names[row] for row in (members.data.fold_of(frames) == 1).nonzero()[0]]
+    identity = evidence_identity({**PARAMS, "kind": kind, "block": 1, "of": "meta-0007"})
+    found = Evidence.open(tmp_path / "evidence" / "meta-0007-block-1", identity)
+    assert sorted(found.names) == sorted(held_out)
+    # What it knows of the block changes nothing that it learns: with block 1's labels gone, the weights are the same.
+    if kind == "plain":
+        live(trial, {**PARAMS, "block": 2, "of": "meta-0007"}, tmp_path / "two")
+        one, two = (load_file(tmp_path / folder / "2" / "model.safetensors") for folder in ("one", "two"))
+        assert any(not np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_fusion_that_was_fitted_before_is_fitted_again_on_other_blocks(members: Members, tmp_path: Path) -> None:
+    live(_trial(members), PARAMS, tmp_path / "before")
+    start = Checkpoint(tmp_path / "before" / "2", 2)
+    trial = dataclasses.replace(_trial(members), starts={"meta-0007": start}, evidence=tmp_path / "evidence")
+    whole = live(trial, {**PARAMS, "of": "meta-0007", "block": 0}, tmp_path / "whole")
+    block = live(trial, {**PARAMS, "of": "meta-0007", "block": 2}, tmp_path / "block")
+    assert (len(whole), len(block)) == (1, 2)
+    val = members.data.held_out((32, 32))
+    assert val is not None
+    identity = evidence_identity({**PARAMS, "of": "meta-0007", "block": 0})
+    assert Evidence.open(tmp_path / "evidence" / "meta-0007-block-0", identity).names == val.names
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_mirrored_frames_change_what_is_fused_and_double_the_time_of_members(members: Members, tmp_path: Path) -> None:
+    costs = {"one": {"milliseconds": 3.0, "parameters": 2.0}, "two": {"milliseconds": 5.0, "parameters": 2.0}}
+    trial = dataclasses.replace(_trial(members), costs=costs)
+    (plain,) = live(trial, {**PARAMS, "kind": "mean"}, tmp_path / "plain")
+    with pytest.raises(PredictionsError, match="no predictions are in"):
+        next(trial({**PARAMS, "kind": "mean", "flip": True}, None))
+    store = _copied_store(members, tmp_path / "store")
+    for config in members.library.values():
+        # Mirrored frames' predictions, here simply others.
+        old, stamp = store.open(config, 0, "val"), store.stamp(config, 0, "val", flip=True)
+        turned = (old[name][:, :, ::-1].copy() for name in stamp.frames)
+        write_predictions(store.folder(config, 0, "val", flip=True), stamp, turned)
+    flipping = dataclasses.replace(trial, store=store.root)
+    (flipped,) = live(flipping, {**PARAMS, "kind": "mean", "flip": True}, tmp_path / "flipped")
+    assert flipped.scores["loss"] != plain.scores["loss"]
+    assert flipped.scores["parameters"] == plain.scores["parameters"] == 4.0
+    assert flipped.scores["milliseconds"] >= 16.0 > plain.scores["milliseconds"] >= 8.0

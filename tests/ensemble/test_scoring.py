@@ -20,6 +20,7 @@ class _Frames:
 
     classes = ("sky", "road", "pole")
     small = ("pole",)
+    names = sequences = ("a", "b", "c")
 
     def __init__(self, truths: Sequence[Labels], size: tuple[int, int]) -> None:
         self.truths = truths
@@ -62,7 +63,7 @@ def test_a_perfect_model_scores_one_and_a_wrong_one_nothing() -> None:
 def test_every_frame_is_scored_at_its_own_size() -> None:
     frames = _frames((16, 24), (32, 48), (8, 12))
     scored = score_frames(lambda rows: _oracle(frames, rows), frames, batch=3)
-    assert scored.confusion.matrix.sum() == 16 * 24 + 32 * 48 + 8 * 12
+    assert scored.evidence.confusions.sum() == 16 * 24 + 32 * 48 + 8 * 12
     # The logits are grown between pixels, so borders are not those of the truth, but most of it is.
     assert 0.8 < scored.scores["pixel_accuracy"] < 1.0
 
@@ -71,7 +72,7 @@ def test_the_size_of_a_batch_does_not_change_the_scores() -> None:
     frames = _frames((16, 24), (8, 12), (32, 48))
     one, all_of_them = (score_frames(lambda rows: _oracle(frames, rows), frames, batch=batch) for batch in (1, 3))
     assert one.scores == pytest.approx(all_of_them.scores)
-    assert torch.equal(one.confusion.matrix, all_of_them.confusion.matrix)
+    assert np.array_equal(one.evidence.confusions, all_of_them.evidence.confusions)
 
 
 def test_unlabelled_pixels_count_neither_as_loss_nor_as_pixels() -> None:
@@ -81,7 +82,18 @@ def test_unlabelled_pixels_count_neither_as_loss_nor_as_pixels() -> None:
         frames.label(i)[:4] = IGNORED
     scored = score_frames(lambda rows: torch.zeros(len(rows), 3, 8, 12), frames, batch=2)
     assert scored.scores["loss"] == pytest.approx(math.log(3))
-    assert scored.confusion.matrix.sum() == 2 * 4 * 12
+    assert scored.evidence.confusions.sum() == 2 * 4 * 12
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    frames = _frames((8, 12))
+    frames.label(0)[:] = 0
+    frames.label(0)[:2] = 1  # a quarter of the pixels is not sky, of which the model is sure by 90%
+    sky = torch.tensor([0.9, 0.05, 0.05]).log().view(1, 3, 1, 1).expand(1, 3, 8, 12)
+    scored = score_frames(lambda rows: sky, frames, batch=1)
+    assert scored.scores["ece"] == pytest.approx(0.9 - 0.75)
+    pixels, right, confidence = scored.evidence.calibration[13]
+    assert (pixels, right, confidence) == pytest.approx((96, 72, 0.9 * 96))
 
 
 def test_nothing_labelled_is_nan_and_not_a_perfect_score() -> None:
@@ -89,7 +101,7 @@ def test_nothing_labelled_is_nan_and_not_a_perfect_score() -> None:
     frames.truth(0)[:] = IGNORED
     frames.label(0)[:] = IGNORED
     scores = score_frames(lambda rows: torch.zeros(1, 3, 8, 12), frames, batch=2).scores
-    assert all(math.isnan(scores[name]) for name in ("miou", "pixel_accuracy", "loss"))
+    assert all(math.isnan(scores[name]) for name in ("miou", "pixel_accuracy", "loss", "ece"))
 
 
 def test_no_gradient_is_kept_while_scoring() -> None:

@@ -85,14 +85,14 @@ def test_a_process_takes_the_threads_of_its_share(tmp_path: Path) -> None:
 
 
 def test_a_batch_larger_than_the_smallest_training_is_refused(tiles: Path, cache: Path) -> None:
-    """12 frames in 3 folds: a fold model sees 8 of them, a fusion all 12."""
+    """12 frames in 3 folds: a fold model sees 8 of them, and so does a fusion that is cross-fitted."""
     data = StageData(data=str(tiles), cache=cache, folds=3)
     data.check(_base(8))
-    data.check(MetaConfig(size=WORKING, batch_size=12))
+    data.check(MetaConfig(size=WORKING, batch_size=8))
     with pytest.raises(ConfigError, match=r"batch_size must be at most 8, .* but got 9; lower it"):
         data.check(_base(9))
-    with pytest.raises(ConfigError, match="at most 12"):
-        data.check(MetaConfig(size=WORKING, batch_size=13))
+    with pytest.raises(ConfigError, match="at most 8"):
+        data.check(MetaConfig(size=WORKING, batch_size=9))
     StageData(data=str(tiles), cache=cache, folds=4, with_val=True).check(_base(12))
 
 

@@ -1,0 +1,231 @@
+"""What each fusion gains over every simpler one, with intervals: from saved evidence alone; no torch, no Ray.
+
+OUT/comparison.json holds it, for export, results and report. It can be made again from OUT/evidence at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble_tune.ensemble.bootstrap import Interval, gain, mean_of_numbers, resampled_ious
+from ensemble_tune.ensemble.evidence import Evidence
+from ensemble_tune.errors import RunError
+from ensemble_tune.storage import write_text
+from ensemble_tune.trial import Params
+
+COMPARISON = "comparison.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A fusion's scores on frames that it was not fitted to."""
+
+    miou: float
+    small_miou: float
+    ece: float
+    ious: Mapping[str, float]
+    """By class; nan where the frames hold none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """How much a fusion is better than a simpler one, on the cross-fitted frames."""
+
+    over: str
+    """The simpler one's name."""
+    miou: Interval
+    small_miou: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """One fusion among those compared."""
+
+    name: str
+    """best single, mean, weighted, ..."""
+    trial: str
+    crossfit: Measured
+    """On every training frame by a fit on the other blocks, members out of fold."""
+    val: Measured
+    """On val, fitted on all training frames, members as deployed."""
+    costs: Mapping[str, float]
+    """milliseconds an image, millions of parameters, megabytes of memory."""
+    gains: tuple[Gain, ...] = ()
+    """Over every simpler fusion, the simplest first."""
+
+    def over(self, name: str) -> Gain:
+        """The gain over a simpler fusion. Raises KeyError."""
+        return {each.over: each for each in self.gains}[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Fusions of the same members, the simplest first."""
+
+    fusions: tuple[Fusion, ...]
+    members: tuple[Mapping[str, float | str], ...]
+    """Of each member: trial, miou, milliseconds, parameters, memory, train_seconds, weight in the greedy selection."""
+    disagreement: float | None = None
+    """Mean share of val's pixels to which two members give different classes."""
+
+    @property
+    def chosen(self) -> Fusion:
+        """The simplest fusion than which no more complex one is measurably better.
+
+        Going from the simplest on, a fusion is taken in place of the one before it if its gain's interval is above 0.
+        """
+        best = self.fusions[0]
+        for fusion in self.fusions[1:]:
+            if fusion.over(best.name).miou.above_zero:
+                best = fusion
+        return best
+
+    @property
+    def highest(self) -> Fusion:
+        """The one of the highest cross-fitted score, measurably better or not."""
+        return max(self.fusions, key=lambda fusion: fusion.crossfit.miou)
+
+    def save(self, out: Path) -> None:
+        """Writes OUT/comparison.json."""
+        document = {"format": _FORMAT, **dataclasses.asdict(self), "chosen": self.chosen.name}
+        write_text(out / COMPARISON, json.dumps(_without_nan(document), indent=1))
+
+    @classmethod
+    def load(cls, out: Path) -> Comparison | None:
+        """What `save` wrote; None where there is none. Raises RunError where it is damaged."""
+        path = out / COMPARISON
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["format"] != _FORMAT:
+                raise RunError(f"{path} is of another version; remove it, and search the fusions again")
+            return cls(
+                fusions=tuple(_fusion(each) for each in document["fusions"]),
+                members=tuple(document["members"]),
+                disagreement=document["disagreement"],
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is damaged; remove it, and search the fusions again") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A fusion to be compared, and where its evidence is from."""
+
+    name: str
+    trial: str
+    blocks: tuple[Evidence, ...]
+    """Of each block by a fit on the others."""
+    val: Evidence
+    costs: Mapping[str, float]
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    members: Sequence[Mapping[str, float | str]] = (),
+    disagreement: float | None = None,
+    *,
+    seed: int = 0,
+) -> Comparison:
+    """Compares fusions on all blocks together.
+
+    candidates: the simplest first. Raises ValueError where their evidence is of different frames.
+    """
+    pooled = [each.blocks[0].join(*each.blocks[1:]) for each in candidates]
+    order = pooled[0].names
+    crossfit = [evidence.sorted_as(order) for evidence in pooled]
+    fusions = []
+    for place, each in enumerate(candidates):
+        gains = [
+            Gain(
+                over=candidates[simpler].name,
+                miou=gain([crossfit[place]], [crossfit[simpler]], seed=seed),
+                small_miou=gain(
+                    [crossfit[place]], [crossfit[simpler]], classes=_there(crossfit[place], small=True), seed=seed
+                ),
+            )
+            for simpler in range(place)
+        ]
+        fusions.append(
+            Fusion(
+                name=each.name,
+                trial=each.trial,
+                crossfit=measured(crossfit[place]),
+                val=measured(each.val),
+                costs=dict(each.costs),
+                gains=tuple(gains),
+            )
+        )
+    return Comparison(fusions=tuple(fusions), members=tuple(members), disagreement=disagreement)
+
+
+def measured(evidence: Evidence) -> Measured:
+    """The scores of all frames together."""
+    ious = resampled_ious(evidence, np.ones((1, len(evidence.names))))[0]
+    by_class = dict(zip(evidence.classes, ious.tolist(), strict=True))
+    small = np.array([[by_class[name] for name in evidence.small]])
+    return Measured(
+        miou=float(mean_of_numbers(ious[None])[0]),
+        small_miou=float(mean_of_numbers(small)[0]) if evidence.small else math.nan,
+        ece=evidence.calibration_error,
+        ious=by_class,
+    )
+
+
+def fusion_name(params: Params) -> str:
+    """What a person calls the fusion of a meta trial."""
+    kind = str(params["kind"])
+    single = kind == "mean" and "+" not in str(params.get("bases", "all")) and params.get("bases", "all") != "all"
+    return "best single" if single else kind
+
+
+def _there(evidence: Evidence, *, small: bool) -> tuple[str, ...] | None:
+    return evidence.small if small and evidence.small else None
+
+
+def _fusion(document: Mapping[str, Any]) -> Fusion:
+    return Fusion(
+        name=str(document["name"]),
+        trial=str(document["trial"]),
+        crossfit=_measured(document["crossfit"]),
+        val=_measured(document["val"]),
+        costs=dict(document["costs"]),
+        gains=tuple(
+            Gain(over=str(each["over"]), miou=_interval(each["miou"]), small_miou=_interval(each["small_miou"]))
+            for each in document["gains"]
+        ),
+    )
+
+
+def _measured(document: Mapping[str, Any]) -> Measured:
+    return Measured(
+        **{name: _number(document[name]) for name in ("miou", "small_miou", "ece")},
+        ious={name: _number(value) for name, value in document["ious"].items()},
+    )
+
+
+def _interval(document: Mapping[str, Any]) -> Interval:
+    return Interval(**{name: _number(document[name]) for name in ("value", "low", "high")})
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no nan."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

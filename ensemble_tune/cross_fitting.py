@@ -1,0 +1,122 @@
+"""Compares the best fusions of a search, each fitted on all blocks of training frames but one and scored on that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
+from ensemble_tune.ensemble.config import MetaConfig, MetaKind
+from ensemble_tune.ensemble.cost import MEMORY, MILLISECONDS, PARAMETERS
+from ensemble_tune.ensemble.evidence import Evidence
+from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity, evidence_name
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.fused import fusion_params
+from ensemble_tune.library import Members, member_config
+from ensemble_tune.points import Point, train_points
+from ensemble_tune.settings import PREDICTIONS, Settings
+from ensemble_tune.trained_before import trained_before
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import TrialRecord, rank
+
+STAGE = "compare"
+EVIDENCE = "evidence"
+_COSTS = (MILLISECONDS, PARAMETERS, MEMORY)
+_SIMPLICITY = ("best single", *get_args(MetaKind))
+_WITHOUT_GRADIENT = ("mean", "greedy")
+
+
+def compare_fusions(
+    settings: Settings, data: StageData, members: Members, records: Sequence[TrialRecord]
+) -> Comparison | None:
+    """Measures the best fusion of each kind on frames that it was not fitted to, and writes OUT/comparison.json.
+
+    records: the meta trials that fuse these members. None where none has a score. Raises RunError where a fit failed.
+    """
+    finalists = best_of_each_kind(records)
+    if not finalists:
+        return None
+    library = {record.trial: member_config(record) for record in members.records}
+    evidence = settings.out.absolute() / EVIDENCE
+    points = {record.trial: [_point(record, block) for block in range(data.folds + 1)] for record in finalists}
+    trial = MetaTrial(
+        data=data,
+        store=settings.out.absolute() / PREDICTIONS,
+        library=library,
+        costs={record.trial: record.scores for record in members.records},
+        starts={
+            record.trial: start
+            for record in finalists
+            if (start := trained_before(settings.out, record.trial, _config(record))) is not None
+        },
+        evidence=evidence,
+    )
+
+    def there(point: Point, finished: bool = True) -> bool:
+        return Evidence.has(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
+
+    # Longest first: the fits of one block are the last to end, side by side with others.
+    ordered = sorted((point for own in points.values() for point in own), key=lambda point: -_effort(point))
+    train_points(
+        settings, stage=STAGE, trial=trial, points=ordered, data_digest=data.dataset().digest, done=there, keep=0
+    )
+
+    def read(point: Point) -> Evidence:
+        return Evidence.open(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
+
+    found = compare(
+        [
+            Candidate(
+                name=fusion_name(record.params),
+                trial=record.trial,
+                blocks=tuple(read(point) for point in points[record.trial][1:]),
+                val=read(points[record.trial][0]),
+                costs={name: record.scores[name] for name in _COSTS if name in record.scores},
+            )
+            for record in finalists
+        ],
+        members=_told(settings, members),
+        disagreement=members.disagreement,
+        seed=settings.seed,
+    )
+    found.save(settings.out)
+    return found
+
+
+def best_of_each_kind(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Of each kind the trial that is best on val, the simplest kind first."""
+    best: dict[str, TrialRecord] = {}
+    for record in rank(records, "max"):
+        best.setdefault(fusion_name(record.params), record)
+    return [best[name] for name in _SIMPLICITY if name in best]
+
+
+def _config(record: TrialRecord) -> MetaConfig:
+    """What a meta trial fitted, as far as its best epoch."""
+    config = MetaConfig.from_params({**fusion_params(record), "seed": record.seed})
+    if config.kind in _WITHOUT_GRADIENT or record.best_epoch is None:
+        return config
+    return MetaConfig.from_params({**config.to_params(), "stop_epoch": record.best_epoch})
+
+
+def _point(record: TrialRecord, block: int) -> Point:
+    """A fit of the same fusion on all blocks but one; block 0: on all, scored on val."""
+    return {**record.params, **_config(record).to_params(), OF: record.trial, BLOCK: block}
+
+
+def _effort(point: Point) -> float:
+    return 0.0 if point["kind"] in _WITHOUT_GRADIENT else float(point.get("stop_epoch", point["epochs"]))
+
+
+def _told(settings: Settings, members: Members) -> list[Mapping[str, float | str]]:
+    """What each member scores, weighs and costs; its training counts with that of its fold models."""
+    folds = Ledger(settings.out / LEDGER).trials("fold")
+    told: list[Mapping[str, float | str]] = []
+    for record in members.records:
+        own = [fold.seconds for fold in folds if fold.params.get("member") == record.trial]
+        seconds = record.seconds + math.fsum(own)
+        scores = {name: record.scores[name] for name in ("miou", "small_miou", *_COSTS) if name in record.scores}
+        weight = {"weight": members.weights[record.trial]} if record.trial in members.weights else {}
+        told.append({"trial": record.trial, **scores, "train_seconds": seconds, **weight})
+    return told

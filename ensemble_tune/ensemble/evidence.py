@@ -1,0 +1,109 @@
+"""What a model made of each frame: enough for any score of it, and for that score's interval; no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble_tune.errors import RunError
+from ensemble_tune.storage import atomic_folder
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_CONFUSIONS, _CALIBRATION, _STAMP = "confusions.npy", "calibration.npy", "frames.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """N frames, each with its pixels counted by true and predicted class."""
+
+    of: str
+    """What names the model and how it was fitted; equal for interchangeable evidence."""
+    classes: tuple[str, ...]
+    small: tuple[str, ...]
+    """The small-object classes."""
+    names: tuple[str, ...]
+    sequences: tuple[str, ...]
+    confusions: Counts
+    """(N, C, C): rows are the truth, columns what was predicted; at each frame's own size."""
+    calibration: Floats
+    """(B, 3): of the pixels whose highest probability lies in each of B equal bins of [0, 1] how many there are, how
+    many are right, and the sum of their highest probabilities; at the working size."""
+
+    def join(self, *others: Evidence) -> Evidence:
+        """The frames of all. Raises ValueError where classes differ or a frame stands in two."""
+        parts = (self, *others)
+        names = tuple(name for part in parts for name in part.names)
+        if len(set(names)) < len(names) or any(part.classes != self.classes for part in others):
+            raise ValueError("evidence joins of the same classes and of different frames")
+        return dataclasses.replace(
+            self,
+            names=names,
+            sequences=tuple(sequence for part in parts for sequence in part.sequences),
+            confusions=np.concatenate([part.confusions for part in parts]),
+            calibration=np.sum([part.calibration for part in parts], axis=0),
+        )
+
+    def sorted_as(self, names: Sequence[str]) -> Evidence:
+        """The same with its frames in another order. Raises ValueError where `names` are others."""
+        if sorted(names) != sorted(self.names):
+            raise ValueError("evidence can be compared on the same frames alone")
+        row_of = {name: row for row, name in enumerate(self.names)}
+        rows = [row_of[name] for name in names]
+        return dataclasses.replace(
+            self,
+            names=tuple(names),
+            sequences=tuple(self.sequences[row] for row in rows),
+            confusions=self.confusions[rows],
+        )
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error in [0, 1]: how far confidence and accuracy are apart, on average over pixels.
+
+        Source: Guo et al. 2017, On calibration of modern neural networks.
+        """
+        pixels, right, confidence = self.calibration.T
+        return float(np.abs(right - confidence).sum() / max(1.0, pixels.sum()))
+
+    def save(self, folder: Path) -> None:
+        """Writes it whole or not at all, replacing what is there."""
+        stamp = {name: getattr(self, name) for name in ("of", "classes", "small", "names", "sequences")}
+        with atomic_folder(folder) as aside:
+            np.save(aside / _CONFUSIONS, self.confusions, allow_pickle=False)
+            np.save(aside / _CALIBRATION, self.calibration, allow_pickle=False)
+            (aside / _STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path, of: str) -> Evidence:
+        """Reads what `save` wrote. Raises RunError where it is missing, damaged or of something else."""
+        try:
+            stamp: dict[str, Any] = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
+            texts = {name: tuple(stamp[name]) for name in ("classes", "small", "names", "sequences")}
+            confusions = np.load(folder / _CONFUSIONS, allow_pickle=False)
+            calibration = np.load(folder / _CALIBRATION, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise RunError(f"no evidence is in {folder}; search the fusions again to measure it") from error
+        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+            raise RunError(f"evidence in {folder} is damaged; remove the folder to measure it again") from error
+        frames, classes = len(texts["names"]), len(texts["classes"])
+        if stamp.get("of") != of or confusions.shape != (frames, classes, classes) or calibration.shape[1:] != (3,):
+            raise RunError(f"evidence in {folder} is of something else; remove the folder to measure it again")
+        return cls(of=of, **texts, confusions=cast(Counts, confusions), calibration=cast(Floats, calibration))
+
+    @classmethod
+    def has(cls, folder: Path, of: str) -> bool:
+        """Whether this very evidence is there."""
+        try:
+            cls.open(folder, of)
+        except RunError:
+            return False
+        return True

@@ -1,0 +1,97 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ensemble_tune.ensemble.bootstrap import Interval, draw_frames, gain, ious, resampled_ious
+from ensemble_tune.ensemble.evidence import Evidence
+
+
+def evidence(hits: list[int], *, sequence: int = 20, pixels: int = 100) -> Evidence:
+    """Frames of `pixels` pixels of each of two classes, `hits` of which are right."""
+    confusions = np.array([[[hit, pixels - hit], [pixels - hit, hit]] for hit in hits])
+    names = tuple(f"{index // sequence}_{index:04d}" for index in range(len(hits)))
+    return Evidence(
+        of="model",
+        classes=("sky", "pole"),
+        small=("pole",),
+        names=names,
+        sequences=tuple(name.split("_")[0] for name in names),
+        confusions=confusions,
+        calibration=np.zeros((15, 3)),
+    )
+
+
+def noisy(mean: float, frames: int, seed: int, *, sequence: int = 20) -> Evidence:
+    chance = np.random.default_rng(seed)
+    return evidence(np.clip(chance.normal(mean, 8, frames), 0, 100).astype(int).tolist(), sequence=sequence)
+
+
+def test_every_resample_keeps_the_length_of_each_sequence() -> None:
+    sequences = ["a"] * 25 + ["b"] * 7 + ["c", "d", "e"]
+    weights = draw_frames(sequences, resamples=50)
+    assert weights.shape == (50, 35) and (weights >= 0).all()
+    for rows, frames in ((slice(0, 25), 25), (slice(25, 32), 7), (slice(32, 35), 3)):
+        assert weights[:, rows].sum(1) == pytest.approx(np.full(50, frames))
+    assert len({tuple(row) for row in weights.tolist()}) > 40
+    assert draw_frames(["a"], resamples=2).tolist() == [[1.0], [1.0]]
+
+
+def test_neighbours_are_drawn_together_and_lone_frames_one_by_one() -> None:
+    (counts,) = draw_frames(["a"] * 40, resamples=1, block=10)
+    changes = np.count_nonzero(np.diff(np.append(counts, counts[0])))
+    assert changes <= 6, "three blocks of four have six ends"
+    lone = draw_frames([str(number) for number in range(40)], resamples=20)
+    assert (lone > 1).any(1).all(), "not the same forty each time"
+
+
+def test_iou_of_a_class_that_is_not_there_is_unknown() -> None:
+    found = ious(np.array([[8, 2, 0], [2, 8, 0], [0, 0, 0]]))
+    assert found[:2].tolist() == pytest.approx([8 / 12, 8 / 12]) and np.isnan(found[2])
+
+
+def test_resampled_scores_are_of_the_pooled_pixels() -> None:
+    own = evidence([100, 50])
+    both, first = resampled_ious(own, np.array([[1.0, 1.0], [2.0, 0.0]]))
+    assert both.tolist() == pytest.approx([150 / 250, 150 / 250]) and first.tolist() == [1.0, 1.0]
+
+
+def test_a_clear_gain_is_above_zero_and_none_is_not() -> None:
+    better, worse, alike = noisy(80, 100, 0), noisy(70, 100, 1), noisy(70, 100, 2)
+    clear = gain([better], [worse])
+    assert clear.above_zero and clear.low < clear.value < clear.high
+    assert not gain([worse], [better]).above_zero
+    assert not gain([worse], [alike]).above_zero and not gain([alike], [worse]).above_zero
+    assert gain([worse], [worse]) == Interval(value=0.0, low=0.0, high=0.0)
+
+
+def test_paired_frames_tell_small_gains_from_large_differences_between_frames() -> None:
+    chance = np.random.default_rng(0)
+    base = chance.integers(20, 90, 100).tolist()
+    assert gain([evidence([hit + 1 for hit in base])], [evidence(base)]).above_zero
+
+
+def test_the_order_of_frames_does_not_matter() -> None:
+    one, other = noisy(80, 40, 0), noisy(75, 40, 1)
+    turned = other.sorted_as(other.names[::-1])
+    assert gain([one], [turned]) == gain([one], [other])
+    with pytest.raises(ValueError, match="same frames"):
+        gain([one], [noisy(75, 39, 1)])
+
+
+def test_seeds_are_averaged_and_classes_chosen() -> None:
+    one, other, third = noisy(80, 40, 0), noisy(75, 40, 1), noisy(70, 40, 2)
+    mean = gain([one, other], [third])
+    assert mean.value == pytest.approx((gain([one], [third]).value + gain([other], [third]).value) / 2)
+    skewed = dataclasses.replace(one, confusions=one.confusions.copy())
+    skewed.confusions[:, 1] = [0, 100]  # poles are all found; some sky is called pole still
+    assert gain([skewed], [one], classes=["pole"]).value != gain([skewed], [one]).value
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    """100 data sets of two equal models, 4 sequences of two blocks each: 95% intervals miss zero a few times."""
+    missed = 0
+    for seed in range(100):
+        found = gain([noisy(70, 80, 2 * seed)], [noisy(70, 80, 2 * seed + 1)])
+        missed += not found.low <= 0 <= found.high
+    assert 1 <= missed <= 12

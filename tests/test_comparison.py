@@ -1,0 +1,114 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
+from ensemble_tune.ensemble.evidence import Evidence
+from ensemble_tune.errors import RunError
+
+CLASSES = ("sky", "road", "pole", "never")
+
+
+def evidence(accuracy: float, block: int, *, seed: int = 0) -> Evidence:
+    """40 frames of a sequence, on which a model is right as often as told."""
+    chance = np.random.default_rng([block, seed])
+    hits = np.clip(chance.normal(100 * accuracy, 4, (40, 3)), 0, 100).astype(np.int64)
+    confusions = np.zeros((40, 4, 4), np.int64)
+    for label in range(3):
+        confusions[:, label, label] = hits[:, label]
+        confusions[:, label, (label + 1) % 3] = 100 - hits[:, label]
+    return Evidence(
+        of=f"{accuracy}",
+        classes=CLASSES,
+        small=("pole",),
+        names=tuple(f"{block}_{row}" for row in range(40)),
+        sequences=(str(block),) * 40,
+        confusions=confusions,
+        calibration=np.array([[100.0, 70.0, 80.0]]),
+    )
+
+
+def candidate(name: str, accuracy: float, seed: int = 0) -> Candidate:
+    blocks = tuple(evidence(accuracy, block, seed=seed) for block in (1, 2, 3))
+    return Candidate(
+        name=name,
+        trial=f"meta-{name}",
+        blocks=blocks,
+        val=evidence(accuracy, 0, seed=seed),
+        costs={"milliseconds": 4.0},
+    )
+
+
+def test_every_fusion_is_set_beside_all_simpler_ones() -> None:
+    found = compare([candidate("best single", 0.6), candidate("mean", 0.7, 1), candidate("linear", 0.7, 2)])
+    assert [[gain.over for gain in fusion.gains] for fusion in found.fusions] == [
+        [],
+        ["best single"],
+        ["best single", "mean"],
+    ]
+    gain = found.fusions[1].over("best single")
+    assert gain.miou.above_zero and gain.miou.value == pytest.approx(
+        found.fusions[1].crossfit.miou - found.fusions[0].crossfit.miou
+    )
+    assert gain.small_miou.value == pytest.approx(
+        found.fusions[1].crossfit.ious["pole"] - found.fusions[0].crossfit.ious["pole"]
+    )
+
+
+def test_the_simplest_is_chosen_that_no_other_measurably_beats() -> None:
+    one, mean, alike, better = (
+        candidate("best single", 0.6),
+        candidate("mean", 0.7, 1),
+        candidate("weighted", 0.7, 2),
+        candidate("linear", 0.75, 3),
+    )
+    assert compare([one, mean, alike]).chosen.name == "mean"
+    assert compare([one, mean, alike, better]).chosen.name == "linear"
+    assert compare([mean, one]).chosen.name == "mean", "a more complex one that is worse"
+    assert compare([one]).chosen.name == "best single"
+
+
+def test_the_scores_are_of_all_frames_together() -> None:
+    (fusion,) = compare([candidate("mean", 0.7)]).fusions
+    own = candidate("mean", 0.7)
+    pixels = sum(block.confusions.sum(0) for block in own.blocks)
+    iou = pixels[2, 2] / (pixels[2].sum() + pixels[:, 2].sum() - pixels[2, 2])
+    assert fusion.crossfit.ious["pole"] == fusion.crossfit.small_miou == pytest.approx(iou)
+    assert math.isnan(fusion.crossfit.ious["never"]) and fusion.crossfit.ece == pytest.approx(0.1)
+    assert fusion.val.miou != fusion.crossfit.miou and fusion.costs == {"milliseconds": 4.0}
+
+
+def test_a_comparison_comes_back_from_its_file(tmp_path: Path) -> None:
+    members = [{"trial": "base-0001", "miou": 0.5, "train_seconds": 12.0}]
+    found = compare([candidate("mean", 0.7), candidate("linear", 0.75, 1)], members, 0.12)
+    found.save(tmp_path)
+    back = Comparison.load(tmp_path)
+    assert back is not None and back.chosen.name == "linear" == back.highest.name
+    assert repr(back) == repr(found), "nan is not equal to itself"
+    assert "NaN" not in (tmp_path / "comparison.json").read_text()
+
+
+def test_no_comparison_is_none_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    assert Comparison.load(tmp_path) is None
+    for text in ("", "[]", '{"format": 1}', '{"format": 1, "fusions": [1], "members": [], "disagreement": null}'):
+        (tmp_path / "comparison.json").write_text(text)
+        with pytest.raises(RunError, match=r"comparison.json is damaged; remove it"):
+            Comparison.load(tmp_path)
+    (tmp_path / "comparison.json").write_text('{"format": 99}')
+    with pytest.raises(RunError, match="of another version"):
+        Comparison.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"kind": "mean", "bases": "2"}, "best single"),
+        ({"kind": "mean", "bases": "1+2"}, "mean"),
+        ({"kind": "mean", "bases": "all"}, "mean"),
+        ({"kind": "linear", "bases": "1"}, "linear"),
+    ],
+)
+def test_a_member_alone_has_a_name_of_its_own(params: dict[str, str], name: str) -> None:
+    assert fusion_name(params) == name
