@@ -20,8 +20,6 @@ from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
 
 STAGE = "base"
-SAMPLER, SCHEDULER = "random", "asha-promote"
-"""What a search does where nothing else is wished: what spent a budget best in `benchmarks/quality.py`."""
 _BUILT = ("architecture", "encoder", "encoder_weights", "decoder_attention", "batch_size")
 """What decides whether a model can be built."""
 
@@ -57,8 +55,6 @@ def search_base(
         max_epochs=epochs,
         space=chosen,
         trials=trials,
-        sampler=SAMPLER,
-        scheduler=SCHEDULER,
         provenance={"data": data.dataset().digest},
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),

@@ -154,7 +154,8 @@ def run(
 ) -> None:
     """Everything in one go: both searches, export to OUT/best.toml, final training in OUT/final.
 
-    How to search, and its limits, hold for the base models; fusions are few and small, and all are trained.
+    --hours bounds it all: half goes to the base models, the rest to the fusions that it can fit. How to search, and all
+    other limits, hold for the base models; fusions are few and small, and all are trained.
     """
     from ensemble_tune.run import run_all
 
@@ -213,7 +214,7 @@ def plan(
     trials: Annotated[int, typer.Option(help="Trials of each simulated search.")] = 100,
     stage: Annotated[str, typer.Option(help="Whose trials to learn from.")] = "base",
     grace: Grace = None,
-    factor: Factor = 3,
+    factor: Factor = None,
     price: Price = None,
     seed: Seed = 0,
 ) -> None:

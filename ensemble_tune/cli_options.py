@@ -89,10 +89,14 @@ Scheduler = Annotated[
 Grace = Annotated[
     int | None,
     typer.Option(
-        help="Epochs before a trial may be stopped. (default: the scheduler's choice)", rich_help_panel="How to search"
+        help="Epochs before a trial may be stopped. (default: 40% for base models, else the scheduler's choice)",
+        rich_help_panel="How to search",
     ),
 ]
-Factor = Annotated[int, _how(help="One in so many trials goes on from a rung of asha.")]
+Factor = Annotated[
+    int | None,
+    _how(help="One in so many trials goes on from a rung of asha. (default: 2 for base models, else 3)"),
+]
 Objectives = Annotated[
     list[str],
     typer.Option(
@@ -182,7 +186,7 @@ class StrategyOptions:
     sampler: Sampler = None
     scheduler: Scheduler = None
     grace: Grace = None
-    factor: Factor = 3
+    factor: Factor = None
     objective: Objectives = ("miou",)  # type: ignore[assignment]  # typer makes a list of it
     points: Points = None
     warm_start: WarmStart = None

@@ -28,13 +28,19 @@ _WITHOUT_GRADIENT = ("mean", "greedy")
 
 
 def compare_fusions(
-    settings: Settings, data: StageData, members: Members, records: Sequence[TrialRecord]
+    settings: Settings,
+    data: StageData,
+    members: Members,
+    records: Sequence[TrialRecord],
+    *,
+    seconds: float = math.inf,
 ) -> Comparison | None:
     """Measures the best fusion of each kind on frames that it was not fitted to, and writes OUT/comparison.json.
 
-    records: the meta trials that fuse these members. None where none has a score. Raises RunError where a fit failed.
+    records: the meta trials that fuse these members. seconds: of fitting; kinds that would take longer are left out,
+    those of a lower score on val first. None where no trial has a score. Raises RunError where a fit failed.
     """
-    finalists = best_of_each_kind(records)
+    finalists = affordable(best_of_each_kind(records), data.folds, seconds)
     if not finalists:
         return None
     library = {record.trial: member_config(record) for record in members.records}
@@ -90,6 +96,22 @@ def best_of_each_kind(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     for record in rank(records, "max"):
         best.setdefault(fusion_name(record.params), record)
     return [best[name] for name in _SIMPLICITY if name in best]
+
+
+def affordable(finalists: Sequence[TrialRecord], blocks: int, seconds: float) -> list[TrialRecord]:
+    """Those that can be fitted on all blocks but one, for each block, in so many seconds of one worker after another.
+
+    Fusions without a gradient stay in any case.
+    """
+    kept = []
+    for record in rank(finalists, "max"):
+        free = record.params["kind"] in _WITHOUT_GRADIENT
+        # Each fit sees (blocks - 1) / blocks of the frames, for as many epochs as the best one took.
+        cost = 0.0 if free else record.seconds * (record.best_epoch or 1) / max(1, record.epochs) * (blocks - 1)
+        if free or cost <= seconds:
+            seconds -= cost
+            kept.append(record)
+    return [record for record in finalists if record in kept]
 
 
 def _config(record: TrialRecord) -> MetaConfig:

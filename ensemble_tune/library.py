@@ -75,24 +75,36 @@ def keep_library(settings: Settings, data: StageData, ranked: Sequence[TrialReco
     return library
 
 
+def count_members(bases: str, ranked: Sequence[TrialRecord]) -> int:
+    """How many members `bases` asks for, of the trials that have ended. Raises ConfigError where they are not there."""
+    if bases == "auto":
+        return min(AUTO, len(ranked))
+    if bases.isdecimal():
+        if not 1 <= int(bases) <= len(ranked):
+            raise ConfigError(f"--bases must be within 1 and the {len(ranked)} base trials that ended, but got {bases}")
+        return int(bases)
+    known = [record.trial for record in ranked]
+    names = [name.strip() for name in bases.split(",")]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--bases names {name!r}, which is no base trial that ended; {suggest(name, known)}")
+    return len(set(names))
+
+
 def choose_members(
     settings: Settings, data: StageData, ranked: Sequence[TrialRecord], bases: str, library_size: int
 ) -> Members:
-    """The base trials to fuse. Raises RunError or ConfigError.
+    """The base trials to fuse. Raises ConfigError where they are not there, RunError where predicting failed.
 
     ranked: the base trials that have ended, best first. bases: "auto" (3), a number, or names such as
     "base-0003,base-0007". A number are those that weigh most in a greedy selection from the library on val, so that
     models that err alike do not join together; where the library has fewer, the best by score join.
     """
+    count = count_members(bases, ranked)
     if bases != "auto" and not bases.isdecimal():
-        known = {record.trial: record for record in ranked}
         names = [name.strip() for name in bases.split(",")]
-        for name in names:
-            if name not in known:
-                raise ConfigError(f"--bases names {name!r}, which is no base trial that ended; {suggest(name, known)}")
-        named = rank([known[name] for name in dict.fromkeys(names)], "max")
-        return Members(records=tuple(named), weights={}, disagreement=None)
-    count = min(AUTO, len(ranked)) if bases == "auto" else int(bases)
+        named = tuple(record for record in ranked if record.trial in names)
+        return Members(records=named, weights={}, disagreement=None)
     library = keep_library(settings, data, ranked, library_size)
     if not library:
         return Members(records=tuple(ranked[:count]), weights={}, disagreement=None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,18 +16,27 @@ from ensemble_tune.ensemble.prediction_store import Part
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.export import exported_trials
-from ensemble_tune.library import AUTO, Members, choose_members, ended_base_trials, member_config, predict
+from ensemble_tune.library import (
+    AUTO,
+    Members,
+    choose_members,
+    count_members,
+    ended_base_trials,
+    member_config,
+    predict,
+)
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.strategy import Strategy
+from ensemble_tune.timetable import Timetable
 from ensemble_tune.trial import Params, Value
+from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
 
 STAGE = "meta"
-SAMPLER, SCHEDULER = "tpe", "none"
-"""What a search does where nothing else is wished: fusions are small, and all are trained."""
 _FLIP = "flip"
+_PLACES = re.compile(r"[1-9]\d*(\+[1-9]\d*)*")
 _FITTED = ("weighted", "greedy", "linear")
 """Fusions that are simpler than a meta-model, and fitted."""
 _SIMPLE_TRAINING: Params = {"learning_rate": 0.02, "weight_decay": 0.0}
@@ -42,23 +53,26 @@ def search_meta(
     deploy: Deploy | None = None,
     stacking: Stacking = "out-of-fold",
     strategy: Strategy | None = None,
+    timetable: Timetable | None = None,
 ) -> SearchResult:
     """Searches fusions of base models; the simple fusions and each member alone are tried beside them.
 
     bases: "auto" (3), a number (that many: those that a greedy selection on val chooses), or names such as
-    "base-0003,base-0007". deploy: what stands for a member; None is what the space says, or refit. Raises an
-    EnsembleTuneError for whatever a user can mend.
+    "base-0003,base-0007". deploy: what stands for a member; None is what the space says, or refit. timetable: what
+    may be spent; None is without limit. Raises an EnsembleTuneError for whatever a user can mend.
     """
     if trials < 0 or epochs < 1:
         raise ConfigError(f"--trials must be at least 0 and --epochs at least 1, but got {trials} and {epochs}")
-    strategy = strategy or Strategy()
+    strategy, timetable = strategy or Strategy(), timetable or Timetable(None)
     data = settings.stage_data()
     with settings.workers:
         ranked = ended_base_trials(settings.out, data)
         size = format_size(member_config(ranked[0]).size)
-        expected = members_to_be(bases, len(ranked))
-        meta_space = checked_space(space, data, size=size, epochs=epochs, members=expected)
-        chosen = choose_members(settings, data, ranked, bases, strategy.keep)
+        members_there = count_members(bases, ranked)
+        meta_space = checked_space(space, data, size=size, epochs=epochs, members=members_there)
+        chosen, fit = _choose(settings, data, ranked, bases, strategy.keep, timetable)
+        if not fit:
+            trials, deploy, meta_space = 0, "refit", meta_space.fixed(**{_FLIP: False})
         members = {record.trial: member_config(record) for record in chosen.records}
         fixed: dict[str, Value] = {
             "size": size,
@@ -84,33 +98,55 @@ def search_meta(
             max_epochs=epochs,
             space=meta_space,
             trials=trials,
-            sampler=SAMPLER,
-            scheduler=SCHEDULER,
-            points=simple_fusions(meta_space, fixed, len(members)),
+            points=simple_fusions(meta_space, fixed, len(members), fit=fit),
             provenance={"data": data.dataset().digest},
-            comparable=("size", "epochs", STACKING, FOLDS),
+            comparable=("size", "epochs", STACKING, FOLDS, *([DEPLOY] if DEPLOY in fixed else [])),
             protected=exported_trials(settings.out),
             belongs=lambda record: all(record.params.get(name) == fixed[name] for name in (MEMBERS, MEMBER_EPOCHS)),
         )
         search.check()
         _tell(settings, chosen)
-        parts = predicted_parts(data, _values(meta_space, DEPLOY, "refit"), stacking)
+        parts = predicted_parts(data, _values(meta_space, DEPLOY, "refit"), stacking if fit else None)
         predict(settings, data, members, parts, flips(meta_space))
+        if timetable.meta is not None:
+            search = replace(search, budget=replace(search.budget, hours=timetable.meta))
         result = search.run()
-        if stacking == "out-of-fold":
-            compare_fusions(settings, data, chosen, [record for record in result.records if search.belongs(record)])
+        if fit and stacking == "out-of-fold":
+            own = [record for record in result.records if search.belongs(record)]
+            seconds = 3600 * timetable.compare * slots(settings)
+            compare_fusions(settings, data, chosen, own, seconds=seconds)
         return result
 
 
-def simple_fusions(space: SearchSpace, fixed: Params, members: int) -> list[dict[str, Value]]:
-    """What is tried beside a space's points: the plain mean, each member alone, and the simple fits to the members.
+def _choose(
+    settings: Settings, data: StageData, ranked: Sequence[TrialRecord], bases: str, keep: int, timetable: Timetable
+) -> tuple[Members, bool]:
+    """The members, and whether the hours left hold the fold trainings that a fit to them needs."""
+    wanted = count_members(bases, ranked)
+    affordable = timetable.members(ranked, wanted, data.folds, slots(settings))
+    fit = affordable > 1 or wanted == 1
+    if not fit:
+        settings.say("no fusion is fitted, means alone are compared: the hours left hold no fold trainings")
+    elif affordable < wanted:
+        settings.say(f"{affordable} members, not {wanted}: the hours left do not hold the fold trainings of more")
+        bases = str(affordable)
+    return choose_members(settings, data, ranked, bases, keep), fit
+
+
+def slots(settings: Settings) -> int:
+    """How many trials the run has trained side by side; 1 where nothing is known."""
+    return max((session.slots for session in Ledger(settings.out / LEDGER).sessions()), default=1)
+
+
+def simple_fusions(space: SearchSpace, fixed: Params, members: int, *, fit: bool = True) -> list[dict[str, Value]]:
+    """What is tried beside a space's points: the plain mean, each member alone, and (fit) the simple fits to them.
 
     Each as often as the space has ways to deploy members and to mirror frames.
     """
     everyone = "+".join(str(place) for place in range(1, members + 1))
     alone = [str(place) for place in range(1, members + 1) if members > 1]
     fusions: list[dict[str, Value]] = [{"kind": "mean", BASES: subset} for subset in (everyone, *alone)]
-    if members > 1:
+    if members > 1 and fit:
         batch = min(int(size) for size in _values(space, "batch_size", MetaConfig().batch_size))
         fusions += [{"kind": kind, BASES: everyone, "batch_size": batch, **_SIMPLE_TRAINING} for kind in _FITTED]
     return [
@@ -124,6 +160,21 @@ def simple_fusions(space: SearchSpace, fixed: Params, members: int) -> list[dict
 def flips(space: SearchSpace) -> tuple[bool, ...]:
     """Whether members' predictions are needed of frames as they are, of mirrored ones too, or both."""
     return tuple(sorted({bool(value) for value in _values(space, _FLIP, False)}))
+
+
+def _with_members_there(space: SearchSpace, members: int) -> SearchSpace:
+    """The space without those choices of `bases` that name members beyond the last one, where others are left."""
+
+    def there(choice: Value) -> bool:
+        try:
+            places(str(choice), members)
+        except ConfigError:
+            return not _PLACES.fullmatch(
+                str(choice)
+            )  # what is wrong for any number of members is refused, not left out
+        return True
+
+    return space.limited(BASES, there) if BASES in space.names else space
 
 
 def _values(space: SearchSpace, name: str, default: Value) -> list[Value]:
@@ -146,16 +197,18 @@ def _weight(chosen: Members, record: TrialRecord) -> str:
     return f", weight {chosen.weights[record.trial]:.2f}" if record.trial in chosen.weights else ""
 
 
-def predicted_parts(data: StageData, deploys: Iterable[Value], stacking: Stacking) -> dict[int, tuple[Part, ...]]:
+def predicted_parts(
+    data: StageData, deploys: Iterable[Value], stacking: Stacking | None
+) -> dict[int, tuple[Part, ...]]:
     """Which frames the model of each fold predicts; 0 is the model that was trained on all training frames.
 
-    deploys: all that may stand for a member.
+    deploys: all that may stand for a member. stacking: what a fusion learns from; None where none is fitted.
     """
     on_val: tuple[Part, ...] = () if data.with_val else ("val",)
     parts: dict[int, tuple[Part, ...]] = {}
     if stacking == "out-of-fold":
         parts |= dict.fromkeys(range(1, data.folds + 1), ("held-out",))
-    else:
+    elif stacking == "in-sample":
         parts[0] = ("train",)
     for deploy in deploys:
         for fold in (0,) if deploy == "refit" else range(1, data.folds + 1):
@@ -177,7 +230,7 @@ def checked_space(source: str | Path, data: StageData, *, size: str, epochs: int
         if deploy not in get_args(Deploy):
             raise ConfigError(f"{DEPLOY} cannot be {deploy!r}; {suggest(str(deploy), get_args(Deploy))}")
 
-    space = SearchSpace.load(source)
+    space = _with_members_there(SearchSpace.load(source), members)
     names = [name for name in MetaConfig.field_names() if name not in ("seed", "stop_epoch", "size", "epochs")]
     space.check([*names, BASES, DEPLOY], accepts)
     for values in space.combinations(["batch_size"]):

@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.box import SIMPLE
 from rich.table import Table
 
+from ensemble_tune.defaults import defaults_of
 from ensemble_tune.errors import ConfigError, RunError, TrainingError
 from ensemble_tune.results import read_run
 from ensemble_tune.tune.decisions import Decisions, Goal
@@ -90,16 +91,16 @@ def plan(
     schedulers: Sequence[str] = ("asha-promote", "none"),
     trials: int = 100,
     grace: int | None = None,
-    factor: int = 3,
+    factor: int | None = None,
     price: float | None = None,
     repeats: int = 20,
     seed: int = 0,
 ) -> PlanResult:
     """Simulates each number of slots with each scheduler, several times. Raises RunError or ConfigError.
 
-    grace, factor: of the schedulers. price: what a machine costs an hour; a machine has as many slots as the run's
-    own, and is paid for whole. An epoch takes as long as it was recorded to; a worker starts, and a trial is set up,
-    in the median of the recorded times.
+    grace, factor: of the schedulers; None is what the stage has. price: what a machine costs an hour; a machine has as
+    many slots as the run's own, and is paid for whole. An epoch takes as long as it was recorded to; a worker starts,
+    and a trial is set up, in the median of the recorded times.
     """
     if not slots or min(slots) < 1 or trials < 1 or repeats < 1:
         raise ConfigError(
@@ -109,6 +110,9 @@ def plan(
     if price is not None and not 0 < price < math.inf:
         raise ConfigError(f"--price must be above 0, but got {price:g}; leave it out for no cost")
     recorded = _Recorded.read(run, stage)
+    own = defaults_of(stage)
+    grace = own.grace(recorded.epochs) if grace is None else grace
+    factor = own.factor if factor is None else factor
     for name in schedulers:
         make_scheduler(name, max_epochs=recorded.epochs, mode=recorded.mode, grace=grace, factor=factor)
     rows = []

@@ -14,6 +14,7 @@ from ensemble_tune.final_training import FinalResult, train
 from ensemble_tune.meta_search import checked_space, members_to_be, search_meta
 from ensemble_tune.settings import Settings
 from ensemble_tune.strategy import Strategy
+from ensemble_tune.timetable import Timetable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,9 @@ def run_all(
 ) -> RunResult:
     """Searches base models, then fusions, writes OUT/best.toml, and trains it into OUT/final.
 
-    The options are those of `search_base`, `search_meta` and `train`. Raises an EnsembleTuneError for whatever a user
-    can mend.
+    The options are those of `search_base`, `search_meta` and `train`; but hours in the strategy's budget bound the
+    whole run, its other limits and all else in it the base search. Raises an EnsembleTuneError for whatever a user can
+    mend.
     """
     # The second stage's mistakes, before the first has taken its hours.
     data = settings.stage_data()
@@ -55,6 +57,8 @@ def run_all(
             f"--meta-trials must be at least 0 and --meta-epochs at least 1, but got {meta_trials} and {meta_epochs}"
         )
     checked_space(meta_space, data, size=working, epochs=meta_epochs, members=members)
+    strategy = strategy or Strategy()
+    timetable = Timetable.of_run(settings.out, strategy.budget.hours)
     with settings.workers:
         search_base(
             settings,
@@ -63,7 +67,7 @@ def run_all(
             epochs=base_epochs,
             size=size,
             encoder_weights=encoder_weights,
-            strategy=strategy,
+            strategy=replace(strategy, budget=replace(strategy.budget, hours=timetable.base)),
         )
         search_meta(
             settings,
@@ -73,6 +77,7 @@ def run_all(
             bases=bases,
             deploy=deploy,
             stacking=stacking,
+            timetable=timetable,
         )
         manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
         final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, run=settings.out)

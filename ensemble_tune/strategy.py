@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ensemble_tune.defaults import defaults_of
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.trial import Trial, Value
@@ -25,9 +26,9 @@ class Strategy:
     scheduler: str | None = None
     """Who is stopped early: asha-promote, asha, median or none; None is the stage's own choice."""
     grace: int | None = None
-    """Epochs before a trial may be stopped or paused; None is the scheduler's own choice."""
-    factor: int = 3
-    """One in so many trials goes on from a rung."""
+    """Epochs before a trial may be stopped or paused; None is the stage's own choice."""
+    factor: int | None = None
+    """One in so many trials goes on from a rung; None is the stage's own choice."""
     objectives: tuple[Objective, ...] = (Objective(METRIC),)
     """Scores to make better; schedulers and leaderboards follow the first."""
     budget: Budget = field(default_factory=Budget)
@@ -56,15 +57,14 @@ class Strategy:
         max_epochs: int,
         space: SearchSpace,
         trials: int,
-        sampler: str,
-        scheduler: str,
         provenance: Mapping[str, str],
         comparable: tuple[str, ...],
         points: Sequence[Mapping[str, Value]] = (),
         protected: frozenset[str] = frozenset(),
         belongs: Callable[[TrialRecord], bool] = lambda record: True,
     ) -> Search:
-        """A stage's search; sampler, scheduler: the stage's own choice. Raises ConfigError for wrong points."""
+        """A stage's search. Raises ConfigError for wrong points."""
+        own = defaults_of(stage)
         given = load_points(self.points, space) if self.points is not None else []
         return Search(
             trial=trial,
@@ -75,10 +75,10 @@ class Strategy:
             space=space,
             trials=trials,
             points=[*points, *given],
-            sampler=self.sampler or sampler,
-            scheduler=self.scheduler or scheduler,
-            grace=self.grace,
-            factor=self.factor,
+            sampler=self.sampler or own.sampler,
+            scheduler=self.scheduler or own.scheduler,
+            grace=own.grace(max_epochs) if self.grace is None else self.grace,
+            factor=own.factor if self.factor is None else self.factor,
             budget=self.budget,
             warm_start=self.warm_start,
             seed=settings.seed,

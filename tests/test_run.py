@@ -1,14 +1,35 @@
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from tiny_run import BASE_TRIALS, FOLDS, META_TRIALS, Finished, assert_whole, epochs_of, run_tiny, trials_of
+from tiles import SIZE
+from tiny_run import (
+    BASE_TRIALS,
+    FOLDS,
+    META_TRIALS,
+    Finished,
+    assert_whole,
+    epochs_of,
+    run_tiny,
+    settings,
+    trials_of,
+    write_spaces,
+)
 
+from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import Comparison
 from ensemble_tune.ensemble.cost import MILLISECONDS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.export import export_best
 from ensemble_tune.final_training import _fusion_before
+from ensemble_tune.meta_search import search_meta
+from ensemble_tune.run import run_all
+from ensemble_tune.strategy import Strategy
+from ensemble_tune.timetable import Timetable
+from ensemble_tune.tune.budget import Budget
+from ensemble_tune.tune.ledger import LEDGER, Ledger
 
 
 def test_ctrl_c_in_any_stage_loses_and_doubles_nothing(finished: Finished) -> None:
@@ -78,3 +99,39 @@ def test_what_was_exported_scores_in_the_final_training_as_it_did_in_the_search(
         assert "miou" in member.scores
         exact = set(member.scores) - {MILLISECONDS}
         assert {k: member.scores[k] for k in exact} == {k: searched[name].scores[k] for k in exact}
+
+
+def test_where_hours_hold_no_fold_trainings_means_alone_are_compared(
+    finished: Finished, tiles: Path, tmp_path: Path
+) -> None:
+    """Then nothing is trained on folds."""
+    out = tmp_path / "run"
+    base = write_spaces(tmp_path / "spaces")[0]
+    said: list[str] = []
+    own = replace(settings(tiles, out, finished.folder / "cache"), say=said.append)
+    search_base(own, space=base, trials=2, epochs=4, size=SIZE, strategy=Strategy(scheduler="none"))
+    search_meta(own, space=write_spaces(tmp_path / "spaces")[1], trials=5, epochs=4, timetable=Timetable(1e-9))
+    assert "no fusion is fitted" in " ".join(said)
+    assert {trial.params["kind"] for trial in trials_of(out, "meta")} == {"mean"}
+    assert {trial.params["fold"] for trial in trials_of(out, "fold")} == {0}
+    assert not trials_of(out, "compare")
+    assert export_best(out, tmp_path / "best.toml").fusion.kind == "mean"
+
+
+def test_hours_bound_the_whole_run(tiles: Path, tmp_path: Path) -> None:
+    base, meta = write_spaces(tmp_path / "spaces")
+    run_all(
+        settings(tiles, tmp_path / "run", tmp_path / "cache"),
+        base_space=base,
+        base_trials=10_000,
+        base_epochs=4,
+        size=SIZE,
+        meta_space=meta,
+        meta_trials=10_000,
+        meta_epochs=2,
+        strategy=Strategy(budget=Budget(hours=0.01)),
+    )
+    sessions = Ledger(tmp_path / "run" / LEDGER).sessions()
+    ended = {session.stage: session.reason for session in sessions}
+    assert str(ended["base"]).endswith("hours used") and str(ended["meta"]).endswith("hours used")
+    assert (tmp_path / "run" / "final" / "metrics.json").exists()

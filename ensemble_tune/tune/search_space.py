@@ -15,7 +15,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
@@ -130,6 +130,11 @@ class SearchSpace:
         """This space with each named parameter set to one value."""
         kept = tuple(p for p in self.parameters if p.name not in values)
         return SearchSpace(tuple(Parameter(name=n, choices=(v,)) for n, v in values.items()) + kept)
+
+    def limited(self, name: str, wanted: Callable[[Value], bool]) -> SearchSpace:
+        """This space with those choices of a parameter alone that are wanted; with all where none is, or in a range."""
+        kept = tuple(choice for choice in self[name].choices if wanted(choice)) or self[name].choices
+        return SearchSpace(tuple(replace(p, choices=kept) if p.name == name else p for p in self.parameters))
 
     def fixed_values(self) -> dict[str, Value]:
         """The parameters that always have one value."""

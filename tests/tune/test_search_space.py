@@ -364,3 +364,13 @@ def test_shipped_spaces_load_from_an_installed_wheel(tmp_path: Path) -> None:
         [sys.executable, "-P", "-c", program, tmp_path / "site"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_choices_can_be_limited_but_never_to_none() -> None:
+    space = SearchSpace.parse(
+        '[parameters]\nbases = { choices = ["all", "1+2", "1+2+3"] }\nrate = { low = 0.1, high = 1.0 }'
+    )
+    limited = space.limited("bases", lambda choice: "3" not in str(choice))
+    assert limited["bases"].choices == ("all", "1+2") and limited["rate"] == space["rate"]
+    assert space.limited("bases", lambda choice: False) == space
+    assert space.limited("rate", lambda choice: False) == space

@@ -1,0 +1,83 @@
+"""How a run of limited hours shares them among its stages, by what each has cost so far."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import TrialRecord
+
+_BASE_SHARE = 0.5
+"""Of all hours: a fusion cannot find what no base model has learnt."""
+_FOLDS_SHARE = 0.7
+"""Of what the base search leaves; the rest is for fitting and comparing fusions, and for the final training."""
+_META_SHARE = 0.4
+"""Of what the folds leave."""
+_COMPARE_SHARE = 0.7
+"""Of what the search of fusions leaves."""
+_LEAST = 1e-6
+"""Hours of a stage whose time is over: it begins, and ends with what is tried first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """The hours of a run."""
+
+    hours: float | None
+    """All of them, earlier calls included; None is without limit."""
+    before: Mapping[str, float] = field(default_factory=dict)
+    """Hours that earlier calls used, by stage."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds."""
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of_run(cls, out: Path, hours: float | None) -> Timetable:
+        """That of a run folder, from what its ledger says of earlier calls."""
+        folders = [folder for folder in (out / LEDGER, out / "final" / LEDGER) if hours and Ledger.exists(folder)]
+        sessions = [session for folder in folders for session in Ledger(folder).sessions()]
+        used: Counter[str] = Counter()
+        for session in sessions:
+            used[session.stage] += (session.updated - session.started).total_seconds() / 3600  # type: ignore[assignment]
+        return cls(hours, used)
+
+    @property
+    def left(self) -> float:
+        """Hours; infinite where there is no limit, 0 where they are over."""
+        if self.hours is None:
+            return float("inf")
+        return max(0.0, self.hours - sum(self.before.values()) - (self.clock() - self.started) / 3600)
+
+    @property
+    def base(self) -> float | None:
+        """Hours of the base search in all, earlier calls included; None is without limit."""
+        return None if self.hours is None else _BASE_SHARE * self.hours
+
+    def members(self, ranked: Sequence[TrialRecord], most: int, folds: int, slots: int) -> int:
+        """How many of the base trials can have their folds trained in time: `most` at most; 0 where not even two can.
+
+        ranked: the best first. slots: trainings side by side. Two members need what their fusion's fit needs; a single
+        one needs no fit.
+        """
+        # What earlier calls did after the base search changes nothing, so that going on trains no other members.
+        after = self.left + sum(hours for stage, hours in self.before.items() if stage != "base")
+        budget = _FOLDS_SHARE * after * 3600 * slots
+        for count in range(min(most, len(ranked)), 1, -1):
+            # Each of K fold models sees (K - 1) / K of the frames.
+            if sum(record.seconds for record in ranked[:count]) * (folds - 1) <= budget:
+                return count
+        return 0
+
+    @property
+    def meta(self) -> float | None:
+        """Hours of the search of fusions in all, earlier calls included; asked for when it begins."""
+        return None if self.hours is None else self.before.get("meta", 0.0) + max(_LEAST, _META_SHARE * self.left)
+
+    @property
+    def compare(self) -> float:
+        """Hours of comparing fusions, asked for when it begins."""
+        return _COMPARE_SHARE * self.left

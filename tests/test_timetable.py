@@ -1,0 +1,88 @@
+import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from written_run import base, usual_run
+
+from ensemble_tune.timetable import Timetable
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.tune.session import SessionRecord
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def table(hours: float | None, **before: float) -> tuple[Timetable, Clock]:
+    clock = Clock()
+    return Timetable(hours, before, clock, clock.now), clock
+
+
+def trials(*seconds: float) -> list[TrialRecord]:
+    return [replace(base(number, 0.5), seconds=own) for number, own in enumerate(seconds)]
+
+
+def test_without_a_limit_nothing_is_bounded() -> None:
+    free, _ = table(None)
+    assert (free.left, free.base, free.meta, free.compare) == (math.inf, None, None, math.inf)
+    assert free.members(trials(1e6, 1e6, 1e6, 1e6), 3, folds=3, slots=1) == 3
+
+
+def test_hours_shrink_with_the_clock_and_with_what_was_used_before() -> None:
+    bounded, clock = table(2.0, base=0.5, fold=0.25)
+    assert bounded.left == 1.25 and bounded.base == 1.0
+    clock.now += 1800
+    assert bounded.left == 0.75
+    clock.now += 36_000
+    assert bounded.left == 0.0 and bounded.meta == pytest.approx(0.0, abs=1e-5) and bounded.compare == 0.0
+
+
+def test_as_many_members_as_their_folds_can_be_trained_in_time() -> None:
+    bounded, clock = table(1.0)
+    clock.now += 1800  # half an hour is left, 70% of it for folds: 1260 s on each of 2 slots
+    of = lambda *seconds: bounded.members(trials(*seconds), 3, folds=3, slots=2)  # noqa: E731
+    assert of(400, 400, 400) == 3, "each is trained on two thirds three times: 800 s, 2400 of 2520"
+    assert of(500, 500, 500) == 2
+    assert of(1000, 500, 1) == 0, "not even the best two"
+    assert bounded.members(trials(1), 1, folds=3, slots=2) == 0
+
+
+def test_going_on_finds_the_same_members() -> None:
+    first, clock = table(1.0)
+    clock.now += 1800
+    chosen = first.members(trials(400, 400, 400), 3, folds=3, slots=2)
+    again, _ = table(1.0, base=0.5, fold=0.3)
+    assert again.members(trials(400, 400, 400), 3, folds=3, slots=2) == chosen == 3
+
+
+def test_a_runs_ledger_tells_what_it_used(tmp_path: Path) -> None:
+    ledger = Ledger(usual_run(tmp_path) / LEDGER)
+    ledger.open()
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    for number, (stage, hours) in enumerate([("base", 1.0), ("base", 0.5), ("meta", 0.25)], start=1):
+        ended = began + timedelta(hours=hours)
+        ledger.put_session(
+            SessionRecord(
+                stage=stage,
+                session=number,
+                started=began,
+                updated=ended,
+                ended=ended,
+                reason="",
+                slots=2,
+                host="a",
+                pid=1,
+            )
+        )
+    ledger.close()
+    found = Timetable.of_run(tmp_path, 4.0)
+    assert found.before == pytest.approx({"base": 1.5, "meta": 0.25})
+    assert found.left == pytest.approx(2.25, abs=0.01)
+    assert Timetable.of_run(tmp_path / "nowhere", 4.0).before == {}
