@@ -245,7 +245,10 @@ def export(
     run_folder: RunFolder,
     to: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("best.toml"),
     pick: Annotated[
-        str, typer.Option(help='best, knee of the compromises between objectives, or bounds such as "milliseconds<20".')
+        str,
+        typer.Option(
+            help='best, knee of the objectives, bounds such as "milliseconds<20", or a fusion such as meta-0003.'
+        ),
     ] = "best",
     objective: Objectives = ("miou", "milliseconds:min"),  # type: ignore[assignment]  # typer makes a list of it
 ) -> None:

@@ -36,10 +36,10 @@ def export_best(
 ) -> EnsembleManifest:
     """Writes the best ensemble that a run found, and remembers it in the run folder, so that its weights are kept.
 
-    data: where the data was, if the manifest shall say so. rule: best, knee of the objectives' front, or bounds such as
-    "milliseconds<20". The best is the simplest fusion than which no other is measurably better in cross-fitting; where
-    fusions were not compared, the one of the highest score on val, among equals the earlier, simpler one. Raises
-    RunError where no fusion has ended, ConfigError for a rule that none meets.
+    data: where the data was, if the manifest shall say so. rule: best, knee of the objectives' front, bounds such as
+    "milliseconds<20", or a fusion's own name. The best is the simplest fusion than which no other is measurably better
+    in cross-fitting; where fusions were not compared, the one of the highest score on val, among equals the earlier,
+    simpler one. Raises RunError where no fusion has ended, ConfigError for a rule that none meets.
     """
     out, to = Path(out), Path(to)
     if not Ledger.exists(out / LEDGER):
@@ -53,9 +53,11 @@ def export_best(
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
     make_folder(to.absolute().parent)
     comparison = current_comparison(out, ranked)
-    best = pick(ended, objectives, rule) if rule != "best" else ranked[0]
-    if rule == "best" and comparison is not None:
-        best = next(record for record in ranked if record.trial == comparison.chosen.trial)
+    named = {record.trial: record for record in ranked}
+    if rule == "best":
+        best = ranked[0] if comparison is None else named[comparison.chosen.trial]
+    else:
+        best = named.get(rule) or pick(ended, objectives, rule)
     bases = {record.trial: record for record in records if record.stage == "base"}
     manifest = _manifest(best, ranked, bases, comparison, data)
     manifest.save(out / EXPORTS / f"{manifest.origin[META_TRIAL]}.toml")
