@@ -57,7 +57,7 @@ def search_base(
         trials=trials,
         sampler=SAMPLER,
         scheduler=SCHEDULER,
-        provenance={"data": data.dataset().digest},
+        provenance=data.provenance(),
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
     ).run()

@@ -24,6 +24,13 @@ class DeployChoice(StrEnum):
     FOLDS = "folds"
 
 
+class SplitChoice(StrEnum):
+    """What val is."""
+
+    OFFICIAL = "official"
+    BLOCKS = "blocks"
+
+
 class StackingChoice(StrEnum):
     """What a meta-model learns from."""
 
@@ -51,6 +58,10 @@ CacheLimit = Annotated[
     ),
 ]
 Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut into for out-of-fold predictions.")]
+Split = Annotated[
+    SplitChoice,
+    typer.Option(help="What val is: the data set's own, or a block of every sequence of train and val together."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of proposals, weights, frame order and augmentation.")]
 Cpus = Annotated[float, _where("--cpus-per-trial", help="Processor cores a trial.")]
 Gpus = Annotated[
@@ -136,7 +147,9 @@ class WhereOptions:
     cpu: Cpu = False
     address: Address = None
 
-    def settings(self, *, data: str, out: Path, folds: int, seed: int) -> Settings:
+    def settings(
+        self, *, data: str, out: Path, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
+    ) -> Settings:
         """The settings of a run."""
         from ensemble_tune.cli_output import print_line, print_trial
         from ensemble_tune.settings import Settings, default_cache
@@ -149,6 +162,7 @@ class WhereOptions:
             cache=self.cache or default_cache(),
             cache_limit=self.cache_limit,
             folds=folds,
+            split=split.value,
             seed=seed,
             workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address),
             on_trial=print_trial,
@@ -163,6 +177,7 @@ class RunOptions:
     data: Data
     out: Out
     folds: Folds = 3
+    split: Split = SplitChoice.OFFICIAL
     seed: Seed = 0
 
 

@@ -81,7 +81,7 @@ def search_meta(
         sampler=SAMPLER,
         scheduler=SCHEDULER,
         points=[{**fixed, "kind": "mean", BASES: subset} for subset in simple],
-        provenance={"data": data.dataset().digest},
+        provenance=data.provenance(),
         comparable=("size", "epochs", DEPLOY, STACKING, FOLDS),
         protected=exported_trials(settings.out),
         belongs=lambda record: all(record.params.get(name) == fixed[name] for name in (MEMBERS, MEMBER_EPOCHS)),
@@ -100,6 +100,12 @@ def choose_members(out: Path, bases: str, data: StageData) -> list[TrialRecord]:
     if not ranked:
         raise RunError(
             f"no base trial has ended in {out}; run first: ensemble-tune search base --data DATA --out {out}"
+        )
+    split = ranked[0].provenance.get("split", "official")
+    if split != data.split:
+        raise RunError(
+            f"both stages need the same split, but the base trials in {out} had {split} and --split is {data.split}; "
+            f"add --split {split}"
         )
     digest = ranked[0].provenance.get("data")
     if digest != data.dataset().digest:
@@ -157,8 +163,8 @@ def predict_members(
     found = {name: trained_before(settings.out, name, config) for name, config in members.items()}
     starts = {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
     trial = BaseTrial(data=data, store=store.root, parts=parts, starts=starts)
-    digest = data.dataset().digest
-    train_points(settings, stage="fold", trial=trial, points=points, data_digest=digest, done=predicted, keep=0)
+    seen = data.provenance()
+    train_points(settings, stage="fold", trial=trial, points=points, provenance=seen, done=predicted, keep=0)
 
 
 def predicted_parts(data: StageData, deploy: Deploy, stacking: Stacking) -> dict[int, tuple[Part, ...]]:
