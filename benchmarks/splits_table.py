@@ -98,7 +98,7 @@ def show(groups: Sequence[tuple[str, Choices]], without_val: Sequence[str]) -> N
     if any(name in without_val for name in names) and any(name not in without_val for name in names):
         parts.append(("where official has its own val", [own for name, own in groups if name not in without_val]))
     for title, own in parts:
-        print(f"\nunseen: {title}, {len(own)} seed{'s' if len(own) > 1 else ''} in all")
+        print(f"\nunseen: {title}, {len(own)} choice{'s' if len(own) > 1 else ''} by each split")
         print("{:9} {:10}{:>24}{:>24}{:>24}{:>24}".format("split", "yardstick", "chosen", "mean", "best", "Spearman"))
         for split, yardstick in product(SPLITS, YARDSTICKS):
             _row(split, yardstick, [each[split, yardstick] for each in own])

@@ -47,7 +47,7 @@ def hold_out(names: Sequence[str], sequences: Sequence[str], split: Split) -> He
     for row in sorted(range(len(names)), key=lambda row: natural_order(names[row])):
         members[sequences[row]].append(row)
     videos = [members[name] for name in sorted(members, key=natural_order) if len(members[name]) > 1]
-    alone = sorted((rows[0] for rows in members.values() if len(rows) == 1), key=lambda row: natural_order(names[row]))
+    alone = [rows[0] for rows in members.values() if len(rows) == 1]
     val: set[int] = set()
     gap: set[int] = set()
     for place, rows in enumerate(videos):
