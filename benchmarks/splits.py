@@ -222,7 +222,7 @@ def main() -> None:
     unseen = given.sequences.split(",") if given.sequences else sorted(by_sequence)
     for name in unseen:
         if name not in by_sequence or len(by_sequence) < 2:
-            sys.exit(f"--sequences names two or more of {', '.join(sorted(by_sequence))}, but got {name}")
+            sys.exit(f"an unseen sequence is one of two or more, here {', '.join(sorted(by_sequence))}, but got {name}")
         hold_out(given.data, name, out / "data" / name)
         for kind in (*SPLITS, ALL):
             splits = stage(out, Job(name, 0, 0, kind), given.device).dataset().splits
