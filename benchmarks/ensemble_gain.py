@@ -161,7 +161,7 @@ class Seed:
             evidence=folder,
         )
         train_points(
-            self.settings, stage="single", trial=trial, points=points, data_digest=self.data.dataset().digest, keep=0
+            self.settings, stage="single", trial=trial, points=points, provenance=self.data.provenance(), keep=0
         )
         found = [Evidence.open(folder / evidence_name(SINGLE, int(p[BLOCK])), evidence_identity(p)) for p in points]
         self.evidence[SINGLE], self.val[SINGLE] = found[1].join(*found[2:]), measured(found[0]).miou

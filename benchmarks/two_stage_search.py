@@ -43,7 +43,7 @@ def main(data: str, folder: Path, stacking: Stacking) -> None:
     marks = [time.perf_counter()]
     settings = Settings(data=data, out=folder / "run", cache=folder / "cache")
     frames = settings.stage_data()
-    provenance = {"data": frames.dataset().digest}
+    provenance = frames.provenance()
     with settings.workers:
         bases = [
             BaseConfig(

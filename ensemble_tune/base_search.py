@@ -55,7 +55,7 @@ def search_base(
         max_epochs=epochs,
         space=chosen,
         trials=trials,
-        provenance={"data": data.dataset().digest},
+        provenance=data.provenance(),
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
     )

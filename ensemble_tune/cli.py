@@ -30,6 +30,7 @@ from ensemble_tune.cli_options import (
     RunOptions,
     Seed,
     Size,
+    SplitChoice,
     Stacking,
     StackingChoice,
     StrategyOptions,
@@ -99,7 +100,8 @@ def search_base(
         strategy=how.strategy(),
     )
     print_stage(run.out, "base")
-    err_console.print(f"next: ensemble-tune search meta --data {run.data} --out {run.out}", soft_wrap=True)
+    split = "" if run.split is SplitChoice.OFFICIAL else f" --split {run.split.value}"
+    err_console.print(f"next: ensemble-tune search meta --data {run.data} --out {run.out}{split}", soft_wrap=True)
 
 
 @search_app.command("meta")
@@ -332,4 +334,4 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _settings(run: RunOptions, where: WhereOptions) -> Settings:
-    return where.settings(data=run.data, out=run.out, folds=run.folds, seed=run.seed)
+    return where.settings(data=run.data, out=run.out, folds=run.folds, seed=run.seed, split=run.split)

@@ -24,6 +24,13 @@ class DeployChoice(StrEnum):
     FOLDS = "folds"
 
 
+class SplitChoice(StrEnum):
+    """What val is."""
+
+    OFFICIAL = "official"
+    BLOCKS = "blocks"
+
+
 class StackingChoice(StrEnum):
     """What a meta-model learns from."""
 
@@ -54,6 +61,10 @@ Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut int
 LibraryLimit = Annotated[
     float,
     typer.Option(help="GiB that predictions of base models worth fusing may take.", rich_help_panel="Machines"),
+]
+Split = Annotated[
+    SplitChoice,
+    typer.Option(help="What val is: the data set's own, or a block of every sequence of train and val together."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of proposals, weights, frame order and augmentation.")]
 Cpus = Annotated[float, _where("--cpus-per-trial", help="Processor cores a trial.")]
@@ -148,7 +159,9 @@ class WhereOptions:
     cpu: Cpu = False
     address: Address = None
 
-    def settings(self, *, data: str, out: Path, folds: int, seed: int) -> Settings:
+    def settings(
+        self, *, data: str, out: Path, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
+    ) -> Settings:
         """The settings of a run."""
         from ensemble_tune.cli_output import print_line, print_trial
         from ensemble_tune.settings import Settings, default_cache
@@ -162,6 +175,7 @@ class WhereOptions:
             cache_limit=self.cache_limit,
             library_limit=self.library_limit,
             folds=folds,
+            split=split.value,
             seed=seed,
             workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address),
             on_trial=print_trial,
@@ -176,6 +190,7 @@ class RunOptions:
     data: Data
     out: Out
     folds: Folds = 3
+    split: Split = SplitChoice.OFFICIAL
     seed: Seed = 0
 
 

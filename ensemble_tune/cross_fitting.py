@@ -64,9 +64,7 @@ def compare_fusions(
 
     # Longest first: the fits of one block are the last to end, side by side with others.
     ordered = sorted((point for own in points.values() for point in own), key=lambda point: -_effort(point))
-    train_points(
-        settings, stage=STAGE, trial=trial, points=ordered, data_digest=data.dataset().digest, done=there, keep=0
-    )
+    train_points(settings, stage=STAGE, trial=trial, points=ordered, provenance=data.provenance(), done=there, keep=0)
 
     def read(point: Point) -> Evidence:
         return Evidence.open(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))

@@ -108,6 +108,7 @@ def _manifest(
         deploy=best.params["deploy"],  # type: ignore[arg-type]
         stacking=best.params["stacking"],  # type: ignore[arg-type]
         folds=int(best.params["folds"]),
+        split=best.provenance.get("split", "official"),  # type: ignore[arg-type]
         data=data,
         data_digest=best.provenance.get("data"),
         trials=tuple(names),

@@ -48,12 +48,13 @@ def train(
     """Trains every member and the fusion as the manifest says, then measures the ensemble on test, once.
 
     with_val: whether val is trained on too. run: the run folder that the manifest was exported from; what was predicted
-    there on the same frames, or trained there and kept, is not done again. Members, folds and fusion are trials in
-    settings.out's ledger, so an interrupted training goes on. Raises an EnsembleTuneError for whatever a user can mend.
+    there on the same frames, or trained there and kept, is not done again. Folds and split are the manifest's, not the
+    settings'. Members, folds and fusion are trials in settings.out's ledger, so an interrupted training goes on. Raises
+    an EnsembleTuneError for whatever a user can mend.
     """
     for base in manifest.bases:
         check_base_model(base)
-    settings = replace(settings, folds=manifest.folds)
+    settings = replace(settings, folds=manifest.folds, split=manifest.split)
     data = settings.stage_data(with_val=with_val)
     for base in manifest.bases:
         data.check(base)
@@ -116,8 +117,8 @@ def _train_members(
         predicted = all(store.has(base, fold, part, flip=flip) for part in parts.get(fold, ()))
         return predicted and (finished or fold in others)
 
-    digest = data.dataset().digest
-    trials = train_points(settings, stage=_STAGE, trial=trial, points=points, data_digest=digest, done=done)
+    seen = data.provenance()
+    trials = train_points(settings, stage=_STAGE, trial=trial, points=points, provenance=seen, done=done)
     return [trials[place * len(deployed) :][: len(deployed)] for place in range(len(manifest.bases))]
 
 
@@ -138,7 +139,7 @@ def _train_fusion(
     }
     before = _fusion_before(run, manifest) if run is not None else None
     trial = MetaTrial(data=data, store=store.root, library=library, starts={} if before is None else {"": before})
-    return train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)[0]
+    return train_points(settings, stage=_STAGE, trial=trial, points=[point], provenance=data.provenance())[0]
 
 
 def _measure(manifest: EnsembleManifest, settings: Settings, data: StageData, split: str) -> dict[str, float]:
@@ -150,7 +151,7 @@ def _measure(manifest: EnsembleManifest, settings: Settings, data: StageData, sp
         split=split,
     )
     point: dict[str, Value] = {"split": split, ENSEMBLE: manifest.digest(), WITH_VAL: data.with_val}
-    records = train_points(settings, stage=_STAGE, trial=trial, points=[point], data_digest=data.dataset().digest)
+    records = train_points(settings, stage=_STAGE, trial=trial, points=[point], provenance=data.provenance())
     return dict(records[0].scores)
 
 

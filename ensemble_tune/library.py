@@ -47,6 +47,12 @@ def ended_base_trials(out: Path, data: StageData) -> list[TrialRecord]:
     ranked = rank([r for r in Ledger(out / LEDGER).trials("base") if r.status is not Status.RUNNING], "max")
     if not ranked:
         raise RunError(f"no base trial has ended in {out}; {advice}")
+    split = ranked[0].provenance.get("split", "official")
+    if split != data.split:
+        raise RunError(
+            f"both stages need the same split, but the base trials in {out} had {split} and --split is {data.split}; "
+            f"add --split {split}"
+        )
     digest = ranked[0].provenance.get("data")
     if digest != data.dataset().digest:
         raise RunError(
@@ -145,8 +151,8 @@ def predict(
     found = {name: trained_before(settings.out, name, config) for name, config in members.items()}
     starts = {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
     trial = BaseTrial(data=data, store=store.root, parts=parts, flips=flips, starts=starts)
-    digest = data.dataset().digest
-    train_points(settings, stage="fold", trial=trial, points=points, data_digest=digest, done=predicted, keep=0)
+    seen = data.provenance()
+    train_points(settings, stage="fold", trial=trial, points=points, provenance=seen, done=predicted, keep=0)
 
 
 def _predicted_bytes(data: StageData, config: BaseConfig) -> int:

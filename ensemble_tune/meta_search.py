@@ -99,7 +99,7 @@ def search_meta(
             space=meta_space,
             trials=trials,
             points=simple_fusions(meta_space, fixed, len(members), fit=fit),
-            provenance={"data": data.dataset().digest},
+            provenance=data.provenance(),
             comparable=("size", "epochs", STACKING, FOLDS, *([DEPLOY] if DEPLOY in fixed else [])),
             protected=exported_trials(settings.out),
             belongs=lambda record: all(record.params.get(name) == fixed[name] for name in (MEMBERS, MEMBER_EPOCHS)),
@@ -169,9 +169,8 @@ def _with_members_there(space: SearchSpace, members: int) -> SearchSpace:
         try:
             places(str(choice), members)
         except ConfigError:
-            return not _PLACES.fullmatch(
-                str(choice)
-            )  # what is wrong for any number of members is refused, not left out
+            # What is wrong for any number of members is refused, not left out.
+            return not _PLACES.fullmatch(str(choice))
         return True
 
     return space.limited(BASES, there) if BASES in space.names else space

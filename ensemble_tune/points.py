@@ -21,14 +21,15 @@ def train_points(
     stage: str,
     trial: Trial,
     points: Sequence[Point],
-    data_digest: str,
+    provenance: Mapping[str, str],
     done: Callable[[Point, bool], bool] = lambda point, finished: finished,
     keep: int = sys.maxsize,
 ) -> list[TrialRecord]:
     """Trains points to their last epochs, side by side; returns the record of each that has one, in their order.
 
     done: whether a point needs no training, given whether a trial of it has finished; one that was interrupted goes on
-    in any case. keep: how many keep their weights. Raises RunError where a training failed.
+    in any case. provenance: what tells these frames from others. keep: how many keep their weights. Raises RunError
+    where a training failed.
     """
     records = Ledger(settings.out / LEDGER).trials(stage)
 
@@ -51,7 +52,7 @@ def train_points(
             again=True,
             belongs=lambda record: any(record.is_of(point) for point in wanted),
             workers=settings.workers,
-            provenance={"data": data_digest},
+            provenance=provenance,
             on_end=settings.on_trial,
         )
         records = search.run().records

@@ -7,10 +7,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, GIB
+from ensemble_tune.ensemble.split import Split
 from ensemble_tune.ensemble.stage_data import StageData
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.storage import make_folder
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.workers import Workers
@@ -40,6 +42,8 @@ class Settings:
     """GiB that the predictions of base models that may be fused may take in the run folder."""
     folds: int = 3
     """Blocks that the training frames are cut into for out-of-fold predictions."""
+    split: Split = "official"
+    """What is held out as val: the data set's own val, or "blocks" of every sequence of train and val together."""
     seed: int = 0
     """Proposals, initial weights, the order of frames, augmentation."""
     workers: Workers = field(default_factory=Workers)
@@ -59,12 +63,15 @@ class Settings:
             raise ConfigError(f"--cache-limit must be above 0 GiB, but got {self.cache_limit}; try 100")
         if not 0 < self.library_limit < math.inf:
             raise ConfigError(f"--library-limit must be above 0 GiB, but got {self.library_limit}; try 10")
+        if self.split not in get_args(Split):
+            raise ConfigError(f"--split cannot be {self.split!r}; {suggest(self.split, get_args(Split))}")
         make_folder(self.cache)
         data = StageData(
             data=self.data if self.data.partition(":")[0] == "synthetic" else str(Path(self.data).absolute()),
             cache=self.cache.absolute(),
             cache_limit=int(self.cache_limit * GIB),
             folds=self.folds,
+            split=self.split,
             with_val=with_val,
             threads=self.workers.resources.threads,
             device="cpu" if self.workers.resources.gpus == 0 else "auto",

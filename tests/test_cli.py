@@ -125,6 +125,7 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         (f"{SEARCH_BASE} --folds -2", "--folds must be at least 2"),
         (f"{SEARCH_BASE} --folds 13", "--folds must be at least 2 and at most the 12 training frames, but got 13"),
         (f"{SEARCH_BASE} --folds 2.5", "Invalid value for '--folds': "),
+        (f"{SEARCH_BASE} --split block", "Invalid value for '--split': "),
         (f"{SEARCH_BASE} --size big", "a size is HEIGHTxWIDTH in pixels, but got 'big'; try 360x480"),
         (f"{SEARCH_BASE} --size 0x0", "a size is HEIGHTxWIDTH in pixels, but got '0x0'"),
         (f"{SEARCH_BASE} --size 16x16", "size must be at least 32x32 pixels, but got '16x16'"),
@@ -150,6 +151,7 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         (f"{SEARCH_META} --out FILE", "no search is in "),
         (SEARCH_META, "both stages need the same data, but the base trials in "),
         (f"{SEARCH_META} --data NOTHING", "no folder is at "),
+        (f"{SEARCH_META} --split blocks", "had official and --split is blocks; add --split official"),
         (f"{SEARCH_META} --trials -1", "--trials must be at least 0 and --epochs at least 1, but got -1 and 30"),
         (f"{SEARCH_META} --epochs 0", "--epochs at least 1, but got 30 and 0"),
         (f"{SEARCH_META} --keep 0", "--keep must be at least 1, but got 0"),
@@ -254,6 +256,7 @@ def test_bases_that_are_not_there_are_refused(
     ("options", "message"),
     [
         (["--folds", "3"], "has folds 2 and this command has 3; use the same folds or another --out"),
+        (["--split", "blocks"], "both stages need the same split, but the base trials in "),
         (["--deploy", "folds"], "has deploy refit and this command has folds"),
         (["--stacking", "in-sample"], "has stacking out-of-fold and this command has in-sample"),
         (["--epochs", "9"], "has epochs 8 and this command has 9"),
@@ -279,6 +282,17 @@ def test_data_that_has_changed_is_refused(command: Command, finished: Finished, 
     line = ["search", "base", "--data", other, "--out", finished.out, "--cache", tmp_path / "cache", "--epochs", 8]
     line += ["--space", base_space, "--size", "32x32", "--folds", FOLDS, "--trials", 9]
     assert "has data " in command(*line).refused()
+
+
+def test_a_search_of_base_models_is_not_resumed_under_another_split(
+    command: Command, finished: Finished, tiles: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.out / "ledger", tmp_path / "run" / "ledger")
+    base_space, _ = write_spaces(tmp_path / "spaces")
+    line = ["search", "base", "--data", tiles, "--out", tmp_path / "run", "--cache", finished.folder / "cache"]
+    line += ["--space", base_space, "--size", "32x32", "--folds", FOLDS, "--epochs", 8, "--trials", 9]
+    message = command(*line, "--split", "blocks").refused()
+    assert "has split official and this command has blocks; use the same split or another --out" in message
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,17 @@ def test_the_best_fusion_is_exported_with_all_it_takes_to_train_it_again(tmp_pat
     fusion = manifest.fusion
     assert (fusion.kind, fusion.seed, fusion.width, fusion.epochs, fusion.stop_epoch) == ("plain", 103, 16, 4, 3)
     assert (manifest.deploy, manifest.stacking, manifest.folds) == ("folds", "out-of-fold", 5)
+    assert manifest.split == "official", "as in ledgers from before there were splits"
     assert (manifest.data, manifest.data_digest) == ("CamVid", "c0ffee")
     assert manifest.origin["meta_trial"] == "meta-0003" and "torch" in manifest.origin
+
+
+def test_the_split_that_chose_it_is_exported(tmp_path: Path) -> None:
+    seen = {"data": "c0ffee-blocks", "split": "blocks"}
+    run = write_run(tmp_path / "run", base(0, 0.4), base(1, 0.5), replace(meta(0, 0.6, "plain"), provenance=seen))
+    export_best(run, tmp_path / "best.toml")
+    manifest = EnsembleManifest.load(tmp_path / "best.toml")
+    assert (manifest.split, manifest.data_digest) == ("blocks", "c0ffee-blocks")
 
 
 def test_the_figures_that_chose_it_stand_beside_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiles import CLASSES, SIZE
+from tiles import CLASSES, SIZE, write_tiles
 from tiny_run import FOLDS, TRAINED_FUSION, assert_whole, epochs_of, hand_written, interrupted, settings, trials_of
 
 from ensemble_tune.ensemble.frames import load_frames
@@ -133,6 +133,27 @@ def test_with_val_trains_on_val_too_and_measures_on_test(tiles: Path, tmp_path: 
     assert len(stamps) == 2 * FOLDS and all(len(stamp["frames"]) + len(stamp["trained_on"]) == 16 for stamp in stamps)
     assert {"c_000", "c_001", "c_002", "c_003"} <= set().union(*held_out), "val is held out by its folds"
     assert not any(name.startswith("d_") for stamp in stamps for name in stamp["frames"] + stamp["trained_on"])
+
+
+def test_a_manifest_of_blocks_is_trained_on_blocks(tmp_path: Path) -> None:
+    """Whatever split the settings name."""
+    data = write_tiles(tmp_path / "tiles", {"train": {"a": 10}, "val": {"c": 10}, "test": {"d": 2}})
+    result = _train(tmp_path, data, tmp_path / "cache", split="blocks", fusion=TRAINED_FUSION)
+    assert TrainedEnsemble.load(result.folder).manifest.split == "blocks"
+    assert {trial.provenance["split"] for trial in trials_of(tmp_path / "final")} == {"blocks"}
+    stamps = [json.loads(path.read_text()) for path in (tmp_path / "final" / "predictions").rglob("stamp.json")]
+    trained_on = {name for stamp in stamps for name in stamp["trained_on"]}
+    val, gap = {"a_008", "a_009", "c_004", "c_005"}, {"a_007", "c_003", "c_006"}
+    assert trained_on == {f"{sequence}_{i:03d}" for sequence in "ac" for i in range(10)} - val - gap
+    assert gap.isdisjoint(name for stamp in stamps for name in stamp["frames"])
+
+
+def test_with_val_blocks_train_on_the_gap_too(tmp_path: Path) -> None:
+    data = write_tiles(tmp_path / "tiles", {"train": {"a": 10}, "val": {"c": 10}, "test": {"d": 2}})
+    result = _train(tmp_path, data, tmp_path / "cache", with_val=True, split="blocks", fusion=TRAINED_FUSION)
+    assert result.split == "test"
+    stamps = [json.loads(path.read_text()) for path in (tmp_path / "final" / "predictions").rglob("stamp.json")]
+    assert len(stamps) == 2 * FOLDS and all(len(stamp["frames"]) + len(stamp["trained_on"]) == 20 for stamp in stamps)
 
 
 def test_the_classes_of_manifest_and_data_must_agree(tiles: Path, tmp_path: Path, cache: Path) -> None:

@@ -41,7 +41,7 @@ def _train(here: Settings, *points: Params, kind: str = "", **how: object) -> li
         stage="final",
         trial=_trial(kind),  # type: ignore[arg-type]
         points=points,
-        data_digest="da7a",
+        provenance={"data": "da7a"},
         **how,  # type: ignore[arg-type]
     )
 

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,12 @@ import numpy as np
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
 from ensemble_tune.ensemble.folds import natural_order
 from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, decode_image, decode_mask, read_bytes
+from ensemble_tune.ensemble.split import Split, hold_out
 from ensemble_tune.ensemble.synthetic import synthetic_folder
 from ensemble_tune.errors import DataError
 from ensemble_tune.storage import write_text
 
 __all__ = ["Dataset", "DatasetSpec", "Frame", "open_dataset"]
-
-HELD_OUT = 5
-"""Without a val split, one frame in this many is held out from train."""
 
 _LAYOUT = (
     f"a data set is a folder with train/ (images) and trainannot/ (masks), or with a {SPEC_FILE} that names its own"
@@ -50,14 +48,22 @@ class Dataset:
     spec: DatasetSpec
     root: Path
     splits: Mapping[str, tuple[Frame, ...]]
-    """Frames by split, sorted by name with numbers in numeric order."""
+    """Frames by split, sorted by name with numbers in numeric order; in blocks there is `gap` too, which is no split:
+    frames that are left out while val is held out."""
     digest: str
-    """16 hex digits that name its content: names, bytes of images and masks, and what the labels mean."""
+    """16 hex digits that name its content: names, bytes of images and masks, and what the labels mean; in blocks with
+    that word behind them."""
 
     @property
     def has_test(self) -> bool:
         """Whether there are test frames."""
         return "test" in self.splits
+
+    def in_blocks(self) -> Dataset:
+        """The same frames with train and val pooled, and a block of every sequence as val; test stays as it is."""
+        pooled = sorted((*self.splits["train"], *self.splits["val"]), key=lambda frame: natural_order(frame.name))
+        parts = _parts(pooled, "blocks")
+        return replace(self, splits={**self.splits, **parts}, digest=f"{self.digest}-blocks")
 
 
 def open_dataset(data: str | Path, cache: Path) -> Dataset:
@@ -82,7 +88,10 @@ def open_dataset(data: str | Path, cache: Path) -> Dataset:
     _refuse_doubles(splits)
     digest = _checked_digest(root, spec, splits, cache)
     if "val" not in splits:
-        splits["train"], splits["val"] = _hold_out(splits["train"])
+        if len(splits["train"]) < 2:
+            raise DataError("train holds a single frame and there is no val split; add frames")
+        parts = _parts(splits["train"], "official")
+        splits |= {name: parts[name] for name in ("train", "val")}
     return Dataset(spec=spec, root=root, splits=splits, digest=digest)
 
 
@@ -137,17 +146,11 @@ def _refuse(rule: str, offenders: Sequence[str] | set[str]) -> None:
         raise DataError(f"{rule}; {len(offenders)} break{'s' if len(offenders) == 1 else ''} this: {shown}{more}")
 
 
-def _hold_out(frames: tuple[Frame, ...]) -> tuple[tuple[Frame, ...], tuple[Frame, ...]]:
-    """Train and val out of train: contiguous in time, so that no held-out frame has neighbours on both sides."""
-    if len(frames) < 2:
-        raise DataError("train holds a single frame and there is no val split; add frames")
-    members: dict[str, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        members[frame.sequence].append(frame)
-    held = {
-        frame.name for group in members.values() if len(group) > 1 for frame in group[-max(1, len(group) // HELD_OUT) :]
-    } or {frame.name for frame in frames[HELD_OUT - 1 :: HELD_OUT] or frames[-1:]}
-    return tuple(f for f in frames if f.name not in held), tuple(f for f in frames if f.name in held)
+def _parts(frames: Sequence[Frame], split: Split) -> dict[str, tuple[Frame, ...]]:
+    """The frames as train, val and gap."""
+    held = hold_out([frame.name for frame in frames], [frame.sequence for frame in frames], split)
+    rows = {"train": held.train, "val": held.val, "gap": held.gap}
+    return {name: tuple(frames[row] for row in own) for name, own in rows.items()}
 
 
 def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence[Frame]], cache: Path) -> str:

@@ -44,7 +44,7 @@ class EnsembleTrial:
             return
         device = self.data.prepare()
         ensemble = TrainedEnsemble.load(self.ensemble).to(device)
-        frames = self.data.split(self.split, ensemble.manifest.fusion.size)
+        frames = self.data.frames(self.split, ensemble.manifest.fusion.size)
 
         def variants(rows: Sequence[int]) -> dict[str, Tensor]:
             images = as_images([frames.image(i) for i in rows]).to(device)

@@ -29,6 +29,7 @@ from typing import Any, Literal, get_args
 import tomli_w
 
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size, parse_size
+from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.storage import write_text
 
@@ -45,6 +46,7 @@ _OWN_KEYS = (
     "deploy",
     "stacking",
     "folds",
+    "split",
     "bases",
     "fusion",
     "scores",
@@ -63,6 +65,8 @@ class EnsembleManifest:
     stacking: Stacking = "out-of-fold"
     folds: int = 3
     """Blocks that the training frames are cut into."""
+    split: Split = "official"
+    """What was held out as val."""
     data: str | None = None
     """Where the data was; None where it is to be said."""
     data_digest: str | None = None
@@ -139,6 +143,7 @@ class EnsembleManifest:
             deploy=_one_of("deploy", document.get("deploy", "refit"), get_args(Deploy)),
             stacking=_one_of("stacking", document.get("stacking", "out-of-fold"), get_args(Stacking)),
             folds=_whole("folds", document.get("folds", 3)),
+            split=_one_of("split", document.get("split", "official"), get_args(Split)),
             data=_text("data", document.get("data")),
             data_digest=_text("data_digest", document.get("data_digest")),
             classes=tuple(_texts("classes", document.get("classes", []))),
@@ -173,7 +178,8 @@ class EnsembleManifest:
 
     def to_document(self) -> dict[str, Any]:
         """What a TOML file holds; `from_document` reads it back."""
-        top: dict[str, Any] = {"format": _FORMAT, "deploy": self.deploy, "stacking": self.stacking, "folds": self.folds}
+        top: dict[str, Any] = {"format": _FORMAT, "deploy": self.deploy, "stacking": self.stacking}
+        top |= {"folds": self.folds, "split": self.split}
         top |= {k: v for k, v in (("data", self.data), ("data_digest", self.data_digest)) if v is not None}
         if self.classes:
             top["classes"] = list(self.classes)
@@ -193,6 +199,7 @@ class EnsembleManifest:
             self.deploy,
             self.stacking,
             self.folds,
+            *(() if self.split == "official" else (self.split,)),  # without it as before there were splits
         )
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 
 import cv2
@@ -18,6 +18,7 @@ from ensemble_tune.ensemble.folds import assign_folds
 from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import Frames, load_frames
 from ensemble_tune.ensemble.image_file import Pixels
+from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError
 
 
@@ -33,8 +34,11 @@ class StageData:
     """Its size in bytes."""
     folds: int = 3
     """Blocks that the training frames are cut into for out-of-fold predictions."""
+    split: Split = "official"
+    """What val is: the data set's own, or a block of every sequence."""
     with_val: bool = False
-    """Whether val is trained on too; then nothing is held out but test."""
+    """Whether val is trained on too, and with it the frames that blocks leave out beside it; then nothing is held out
+    but test."""
     threads: int = 1
     """Computing threads of one trial."""
     device: str = "auto"
@@ -42,20 +46,23 @@ class StageData:
 
     def dataset(self) -> Dataset:
         """The checked data set. Raises DataError."""
-        return _dataset(self.data, self.cache)
+        return _dataset(self.data, self.cache, self.split)
+
+    def provenance(self) -> dict[str, str]:
+        """What the rows of all trials on these frames share, and no other's: `data` and `split`."""
+        return {"data": self.dataset().digest, "split": self.split}
 
     def training(self, size: tuple[int, int]) -> Frames:
         """All frames that may be trained on, at a working size (height, width) in pixels."""
-        frames = self.split("train", size)
-        return frames.join(self.split("val", size)) if self.with_val else frames
+        return reduce(Frames.join, [self.frames(name, size) for name in self._trained_on()])
 
     def held_out(self, size: tuple[int, int]) -> Frames | None:
         """The val frames; None where they are trained on."""
-        return None if self.with_val else self.split("val", size)
+        return None if self.with_val else self.frames("val", size)
 
-    def split(self, name: str, size: tuple[int, int]) -> Frames:
+    def frames(self, name: str, size: tuple[int, int]) -> Frames:
         """The frames of train, val or test at a working size."""
-        return _frames(self.data, self.cache, self.cache_limit, name, size)
+        return _frames(self.data, self.cache, self.cache_limit, self.split, name, size)
 
     def fold_of(self, frames: Frames) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """(N,) fold of each training frame, in 1..folds."""
@@ -64,9 +71,9 @@ class StageData:
     def check(self, config: BaseConfig | MetaConfig) -> None:
         """Raises ConfigError where the frames do not fit the cache, or the training that sees the fewest frames would
         have no full batch."""
-        DiskCache(self.cache, self.cache_limit).check(cached_bytes(self.dataset(), config.size))
-        splits = self.dataset().splits
-        frames = splits["train"] + (splits["val"] if self.with_val else ())
+        decoded = _dataset(self.data, self.cache, "official")
+        DiskCache(self.cache, self.cache_limit).check(cached_bytes(decoded, config.size))
+        frames = [frame for name in self._trained_on() for frame in self.dataset().splits[name]]
         folds = assign_folds([frame.name for frame in frames], [frame.sequence for frame in frames], self.folds)
         fewest = len(frames) - int(np.bincount(folds).max())
         if config.batch_size > fewest:
@@ -81,16 +88,29 @@ class StageData:
         cv2.setNumThreads(self.threads)
         return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
 
+    def _trained_on(self) -> list[str]:
+        """Which of the data set's splits."""
+        wanted = ("train", "val", "gap") if self.with_val else ("train",)
+        return [name for name in wanted if name in self.dataset().splits]
 
-@lru_cache(maxsize=2)
-def _dataset(data: str, cache: Path) -> Dataset:
-    return open_dataset(data, cache)
+
+@lru_cache(maxsize=4)
+def _dataset(data: str, cache: Path, split: Split) -> Dataset:
+    return open_dataset(data, cache) if split == "official" else _dataset(data, cache, "official").in_blocks()
 
 
 @lru_cache(maxsize=8)
-def _frames(data: str, cache: Path, limit: int, split: str, size: tuple[int, int]) -> Frames:
-    """Memory maps, so that trial after trial in one process shares them with all others."""
-    return load_frames(_dataset(data, cache), split, size, cache, limit)
+def _frames(data: str, cache: Path, limit: int, split: Split, name: str, size: tuple[int, int]) -> Frames:
+    """Memory maps, so that trial after trial in one process shares them with all others.
+
+    They are kept as the folders have them, so that no frame is decoded once more for another split.
+    """
+    if split == "official" or name == "test":
+        return load_frames(_dataset(data, cache, "official"), name, size, cache, limit)
+    train, val = (_frames(data, cache, limit, "official", each, size) for each in ("train", "val"))
+    stored = train.join(val)
+    row_of = {frame: row for row, frame in enumerate(stored.names)}
+    return stored.subset(row_of[frame.name] for frame in _dataset(data, cache, split).splits[name])
 
 
 def shuffled_rows(config: BaseConfig | MetaConfig, epoch: int, count: int) -> Iterator[tuple[list[int], list[int]]]:

@@ -25,6 +25,9 @@ from ensemble_tune.tune.trial_folder import CHECKPOINTS, unwritten
 from ensemble_tune.tune.warm_start import read_warm_start
 from ensemble_tune.tune.workers import Workers
 
+_FROM = ("split", "data")
+"""Of a trial's provenance, what all trials of a stage must share; the one with the clearer remedy first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
@@ -212,9 +215,11 @@ class Search:
         """A run folder holds trials that can be compared. Raises RunError where this search's could not be."""
         given = [self.space.fixed_values()] if self.space is not None else list(self.points)
         for values in given:
-            now = {"data": self.provenance.get("data")} | {name: values.get(name) for name in self.comparable}
+            now: dict[str, Value | None] = {name: self.provenance.get(name) for name in _FROM}
+            now |= {name: values.get(name) for name in self.comparable}
             for record in before:
-                then = {name: record.params.get(name) for name in now} | {"data": record.provenance.get("data")}
+                then: dict[str, Value | None] = {name: record.params.get(name) for name in now}
+                then |= {name: record.provenance.get(name) for name in _FROM}
                 for name, value in now.items():
                     if value is not None and then[name] is not None and then[name] != value:
                         raise RunError(

@@ -88,6 +88,27 @@ def test_without_val_every_fifth_independent_frame_is_held_out(tmp_path: Path, c
     assert dataset.splits["val"][0].sequence == "a_00004"
 
 
+def test_blocks_pool_train_and_val_and_leave_test_alone(root: Path, cache: Path) -> None:
+    write_sequences(root, "test", {"0001TP": 0, "0099XX": 2})
+    official = open_dataset(root, cache)
+    blocks = official.in_blocks()
+    assert names(blocks, "val") == ["0001TP_00005", "0006R0_00002", "0016E5_00000"]
+    assert names(blocks, "gap") == ["0001TP_00004", "0006R0_00001", "0006R0_00003"]
+    pooled = {*official.splits["train"], *official.splits["val"]}
+    assert {frame for split in ("train", "val", "gap") for frame in blocks.splits[split]} == pooled
+    assert sum(len(blocks.splits[split]) for split in ("train", "val", "gap")) == len(pooled)
+    assert blocks.splits["test"] == official.splits["test"]
+    assert blocks.digest != official.digest
+
+
+def test_blocks_are_the_same_whether_or_not_there_is_a_val_folder(tmp_path: Path, cache: Path) -> None:
+    apart = open_dataset(write_sequences(tmp_path / "a", "train", {"a": 12, "b": 9}), cache).in_blocks()
+    write_sequences(tmp_path / "b", "train", {"a": 12})
+    split = open_dataset(write_sequences(tmp_path / "b", "val", {"b": 9}), cache).in_blocks()
+    for each in ("train", "val", "gap"):
+        assert names(apart, each) == names(split, each)
+
+
 def test_missing_folder_is_refused_with_the_layout(tmp_path: Path, cache: Path) -> None:
     assert "trainannot/" in refused(tmp_path / "nowhere", cache)
     assert "trainannot/" in refused(tmp_path, cache)
@@ -193,3 +214,11 @@ def test_camvid_is_found_in_three_training_sequences(cache: Path) -> None:
     dataset = open_dataset(CAMVID, cache)
     assert {frame.sequence for frame in dataset.splits["train"]} == {"0001TP", "0006R0", "0016E5"}
     assert dataset.has_test
+    blocks = dataset.in_blocks()
+    assert {frame.sequence for frame in blocks.splits["val"]} == {"0001TP", "0006R0", "0016E5"}
+    assert {name: len(frames) for name, frames in blocks.splits.items()} == {
+        "train": 347,
+        "val": 93,
+        "gap": 28,
+        "test": len(dataset.splits["test"]),
+    }

@@ -1,4 +1,7 @@
+import dataclasses
+import hashlib
 import inspect
+import json
 import tomllib
 from pathlib import Path
 
@@ -18,6 +21,7 @@ FULL = EnsembleManifest(
     deploy="folds",
     stacking="in-sample",
     folds=4,
+    split="blocks",
     data="/data/CamVid",
     data_digest="c0ffee",
     classes=("road", "car"),
@@ -54,7 +58,7 @@ def test_a_manifest_written_by_hand_needs_its_bases_alone(tmp_path: Path) -> Non
     loaded = _load(tmp_path, "[[bases]]\n")
     assert loaded.bases == (BaseConfig(),)
     assert loaded.fusion.kind == "mean"
-    assert (loaded.deploy, loaded.stacking, loaded.folds) == ("refit", "out-of-fold", 3)
+    assert (loaded.deploy, loaded.stacking, loaded.folds, loaded.split) == ("refit", "out-of-fold", 3, "official")
 
 
 def test_the_example_in_the_docs_is_a_manifest(tmp_path: Path) -> None:
@@ -113,7 +117,14 @@ def test_the_digest_names_what_is_trained_and_nothing_else() -> None:
     assert same.digest() == FULL.digest()
     for change in ({"deploy": "refit"}, {"stacking": "out-of-fold"}, {"folds": 3}, {"fusion": {"kind": "mean"}}):
         assert EnsembleManifest.from_document({**FULL.to_document(), **change}).digest() != FULL.digest()
+    assert dataclasses.replace(FULL, split="official").digest() != FULL.digest()
     assert FULL.with_settings(seed=9).digest() != FULL.digest()
+
+
+def test_the_digest_of_the_official_split_is_that_of_manifests_before_there_were_splits() -> None:
+    one = dataclasses.replace(FULL, split="official")
+    plain = [[base.to_params() for base in one.bases], one.fusion.to_params(), one.deploy, one.stacking, one.folds]
+    assert one.digest() == hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_two_bases_of_other_seeds_are_two_members(tmp_path: Path) -> None:
@@ -135,6 +146,7 @@ def test_two_bases_of_other_seeds_are_two_members(tmp_path: Path) -> None:
         ("deploy = 'fold'\n[[bases]]", "deploy cannot be 'fold'; did you mean 'folds'?"),
         ("stacking = 'in_sample'\n[[bases]]", "stacking cannot be 'in_sample'; did you mean 'in-sample'?"),
         ("deploy = 3\n[[bases]]", "deploy cannot be 3; valid: folds, refit"),
+        ("split = 'block'\n[[bases]]", "split cannot be 'block'; did you mean 'blocks'?"),
         ("folds = 1\n[[bases]]", "folds must be at least 2, but got 1; try 3"),
         ("folds = 2.0\n[[bases]]", "folds must be a whole number, but got 2.0"),
         ("format = 2\n[[bases]]", "format must be 1, but got 2; export again with this version"),

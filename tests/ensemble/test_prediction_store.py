@@ -49,8 +49,10 @@ def test_predictions_of_another_config_are_not_found(store: PredictionStore, cha
     assert not store.has(dataclasses.replace(CONFIG, **change), 1, "held-out")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [{"folds": 4}, {"with_val": True}])
-def test_predictions_under_other_folds_are_not_found(store: PredictionStore, change: dict[str, object]) -> None:
+@pytest.mark.parametrize("change", [{"folds": 4}, {"with_val": True}, {"split": "blocks"}])
+def test_predictions_under_other_folds_or_another_split_are_not_found(
+    store: PredictionStore, change: dict[str, object]
+) -> None:
     _write(store, 1, "held-out")
     other = PredictionStore(store.root, dataclasses.replace(store.data, **change))  # type: ignore[arg-type]
     assert not other.has(CONFIG, 1, "held-out")

@@ -1,15 +1,30 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiles import SIZE, write_tiles
+from tiles import SIZE, write_tile_frame, write_tiles
 
+from ensemble_tune.ensemble import frame_cache
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, parse_size
+from ensemble_tune.ensemble.dataset import open_dataset
+from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.errors import ConfigError, DataError
 
 WORKING = parse_size(SIZE)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sequences long enough for a gap, the second in train and val."""
+    root = write_tiles(tmp_path_factory.mktemp("long") / "tiles", {"train": {"a": 20, "b": 4}, "test": {"d": 2}})
+    (root / "val").mkdir()
+    (root / "valannot").mkdir()
+    for i in range(4, 10):
+        write_tile_frame(root, "val", f"b_{i:03d}")
+    return root
 
 
 def _base(batch_size: int, seed: int = 0) -> BaseConfig:
@@ -30,6 +45,67 @@ def test_every_training_frame_has_one_fold_also_with_val(tiles: Path, cache: Pat
         data = StageData(data=str(tiles), cache=cache, folds=3, with_val=with_val)
         folds = data.fold_of(data.training(WORKING))
         assert set(folds) == {1, 2, 3} and len(folds) == len(data.training(WORKING))
+
+
+def test_blocks_train_on_official_val_and_hold_out_a_block_of_every_sequence(long: Path, cache: Path) -> None:
+    data = StageData(data=str(long), cache=cache, split="blocks")
+    held_out = data.held_out(WORKING)
+    assert held_out is not None
+    assert held_out.names == tuple(f"a_{i:03d}" for i in range(16, 20)) + tuple(f"b_{i:03d}" for i in range(4, 6))
+    left = [f"a_{i:03d}" for i in range(15)] + [f"b_{i:03d}" for i in (0, 1, 2, 7, 8, 9)]
+    assert data.training(WORKING).names == tuple(left)
+
+
+def test_frames_of_blocks_are_their_own_pixels_and_are_decoded_once_for_both_splits(
+    long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official = StageData(data=str(long), cache=tmp_path)
+    both = official.training(WORKING).join(official.frames("val", WORKING))
+    monkeypatch.setattr(frame_cache, "read_image", lambda path: pytest.fail("decoded again"))
+    blocks = replace(official, split="blocks").training(WORKING)
+    for i, name in enumerate(blocks.names):
+        row = both.names.index(name)
+        assert (blocks.image(i) == both.image(row)).all() and (blocks.truth(i) == both.truth(row)).all()
+        assert blocks.sequences[i] == both.sequences[row]
+
+
+def test_the_gap_of_blocks_is_nowhere_but_where_val_is_trained_on(long: Path, cache: Path) -> None:
+    gap = {"a_015", "b_003", "b_006"}
+    blocks = StageData(data=str(long), cache=cache, split="blocks")
+    for name in ("train", "val", "test"):
+        assert gap.isdisjoint(blocks.frames(name, WORKING).names)
+    store = PredictionStore(cache, blocks)
+    for fold, part in ((1, "held-out"), (2, "held-out"), (3, "held-out"), (0, "val"), (0, "train")):
+        stamp = store.stamp(_base(4), fold, part)  # type: ignore[arg-type]
+        assert gap.isdisjoint((*stamp.frames, *stamp.trained_on))
+    together = replace(blocks, with_val=True)
+    official = StageData(data=str(long), cache=cache, with_val=True)
+    assert together.held_out(WORKING) is None
+    assert sorted(together.training(WORKING).names) == sorted(official.training(WORKING).names)
+    assert gap < set(together.training(WORKING).names)
+
+
+def test_test_frames_are_the_same_under_both_splits(long: Path, cache: Path) -> None:
+    official = StageData(data=str(long), cache=cache)
+    blocks = replace(official, split="blocks")
+    assert blocks.frames("test", WORKING).names == official.frames("test", WORKING).names
+    assert blocks.dataset().splits["test"] == official.dataset().splits["test"]
+
+
+def test_provenance_tells_the_splits_apart_and_says_of_official_what_it_always_did(long: Path, cache: Path) -> None:
+    official = StageData(data=str(long), cache=cache)
+    digest = open_dataset(long, cache).digest
+    assert official.provenance() == {"data": digest, "split": "official"}
+    assert replace(official, split="blocks").provenance() == {"data": f"{digest}-blocks", "split": "blocks"}
+
+
+def test_a_batch_larger_than_what_blocks_leave_is_refused(long: Path, cache: Path) -> None:
+    """21 of 30 frames are trained on, all 30 with val."""
+    data = StageData(data=str(long), cache=cache, split="blocks")
+    data.check(MetaConfig(size=WORKING, batch_size=21))
+    with pytest.raises(ConfigError, match="at most 21"):
+        data.check(MetaConfig(size=WORKING, batch_size=22))
+    replace(data, with_val=True).check(MetaConfig(size=WORKING, batch_size=30))
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -242,6 +242,18 @@ class TestOnLocalRay:
             other.run()
         assert len(checked(tmp_path)) == 1
 
+    def test_another_split_is_refused_by_its_name(self, tmp_path: Path) -> None:
+        replace(search(tmp_path, 1, 2, 0.0), provenance={"data": "abc", "split": "official"}).run()
+        again = replace(search(tmp_path, 2, 2, 0.0), provenance={"data": "abc-blocks", "split": "blocks"})
+        with pytest.raises(RunError, match="has split official and this command has blocks; use the same split or"):
+            again.run()
+
+    def test_rows_from_before_there_were_splits_are_told_apart_by_their_data(self, tmp_path: Path) -> None:
+        replace(search(tmp_path, 1, 2, 0.0), provenance={"data": "abc"}).run()
+        replace(search(tmp_path, 1, 2, 0.0), provenance={"data": "abc", "split": "official"}).check()
+        with pytest.raises(RunError, match="has data abc and this command has abc-blocks"):
+            replace(search(tmp_path, 1, 2, 0.0), provenance={"data": "abc-blocks", "split": "blocks"}).check()
+
     def test_unknown_names_are_refused_and_the_folder_stays_free(self, tmp_path: Path) -> None:
         wrong = search(tmp_path, 1, 1, 0.0)
         for change in ({"scheduler": "ahsa"}, {"sampler": "rnadom"}):
