@@ -141,20 +141,19 @@ def slots(settings: Settings) -> int:
 def simple_fusions(space: SearchSpace, fixed: Params, members: int, *, fit: bool = True) -> list[dict[str, Value]]:
     """What is tried beside a space's points: the plain mean, each member alone, and (fit) the simple fits to them.
 
-    Each as often as the space has ways to deploy members and to mirror frames.
+    Each as often as the space has ways to mirror frames, and the means as often as it has ways to deploy members: a fit
+    is the same for all of these.
     """
     everyone = "+".join(str(place) for place in range(1, members + 1))
     alone = [str(place) for place in range(1, members + 1) if members > 1]
-    fusions: list[dict[str, Value]] = [{"kind": "mean", BASES: subset} for subset in (everyone, *alone)]
-    if members > 1 and fit:
-        batch = min(int(size) for size in _values(space, "batch_size", MetaConfig().batch_size))
-        fusions += [{"kind": kind, BASES: everyone, "batch_size": batch, **_SIMPLE_TRAINING} for kind in _FITTED]
-    return [
-        {**fixed, **fusion, **({_FLIP: True} if flip else {}), DEPLOY: way}
-        for flip in flips(space)
-        for way in _values(space, DEPLOY, "refit")
-        for fusion in fusions
+    ways = _values(space, DEPLOY, "refit")
+    fusions: list[dict[str, Value]] = [
+        {"kind": "mean", BASES: subset, DEPLOY: way} for way in ways for subset in (everyone, *alone)
     ]
+    if members > 1 and fit:
+        own: Params = {"batch_size": min(int(size) for size in _values(space, "batch_size", 8)), **_SIMPLE_TRAINING}
+        fusions += [{"kind": kind, BASES: everyone, DEPLOY: ways[0], **own} for kind in _FITTED]
+    return [{**fixed, **fusion, **({_FLIP: True} if flip else {})} for flip in flips(space) for fusion in fusions]
 
 
 def flips(space: SearchSpace) -> tuple[bool, ...]:
