@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 from ensemble_tune.ensemble.base_model import check_base_model
@@ -12,14 +13,17 @@ from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.export import exported_trials
 from ensemble_tune.library import keep_library
-from ensemble_tune.settings import Settings
+from ensemble_tune.points import train_points
+from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.trial import Value
-from ensemble_tune.tune.record import Status, rank
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import Objective, Status, rank
+from ensemble_tune.tune.sampler import make_sampler
 from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
 
-STAGE = "base"
+STAGE, PROBE = "base", "probe"
 _BUILT = ("architecture", "encoder", "encoder_weights", "decoder_attention", "batch_size")
 """What decides whether a model can be built."""
 
@@ -43,11 +47,7 @@ def search_base(
         raise ConfigError(f"--trials and --epochs must be at least 1, but got {trials} and {epochs}")
     strategy = strategy or Strategy()
     data = settings.stage_data()
-    fixed: dict[str, Value] = {"size": format_size(parse_size(size)) if size else own_size(data), "epochs": epochs}
-    if encoder_weights is not None:
-        fixed["encoder_weights"] = encoder_weights
-    chosen = SearchSpace.load(space).fixed(**fixed)
-    _check(chosen, data)
+    chosen = _checked_space(space, data, size=size, epochs=epochs, encoder_weights=encoder_weights)
     search = strategy.search(
         settings,
         trial=BaseTrial(data=data),
@@ -79,6 +79,35 @@ def own_size(data: StageData) -> str:
     """The size of the first training frame, as text."""
     height, width = read_image(data.dataset().splits["train"][0].image).shape[:2]
     return format_size((height, width))
+
+
+def epoch_seconds(
+    settings: Settings, *, space: str | Path = "base", size: str | None = None, encoder_weights: str | None = None
+) -> float:
+    """What an epoch of a base model takes, in seconds: the mean of two random ones of the space, side by side.
+
+    They are trained for one epoch each, once for a run folder. Raises as `search_base` does.
+    """
+    data = settings.stage_data()
+    chosen = _checked_space(space, data, size=size, epochs=1, encoder_weights=encoder_weights)
+    sampler = make_sampler("random", chosen, seed=settings.seed, objectives=[Objective(METRIC)])
+    points = [sampler.propose(number) for number in range(2)]
+    trial = BaseTrial(data=data)
+    found = train_points(settings, stage=PROBE, trial=trial, points=points, provenance=data.provenance(), keep=0)
+    names = {record.trial for record in found}
+    return statistics.fmean(row.busy for row in Ledger(settings.out / LEDGER).epochs(PROBE) if row.trial in names)
+
+
+def _checked_space(
+    source: str | Path, data: StageData, *, size: str | None, epochs: int, encoder_weights: str | None
+) -> SearchSpace:
+    """A space of base models, all of which could be trained. Raises ConfigError."""
+    fixed: dict[str, Value] = {"size": format_size(parse_size(size)) if size else own_size(data), "epochs": epochs}
+    if encoder_weights is not None:
+        fixed["encoder_weights"] = encoder_weights
+    space = SearchSpace.load(source).fixed(**fixed)
+    _check(space, data)
+    return space
 
 
 def _check(space: SearchSpace, data: StageData) -> None:

@@ -142,8 +142,12 @@ def run(
     how: StrategyOptions,
     where: WhereOptions,
     base_space: Annotated[str, typer.Option(help="Space of the base models.")] = "base",
-    base_trials: Annotated[int, typer.Option(help="Base trials in all.")] = 30,
-    base_epochs: Annotated[int, typer.Option(help="Epochs of a base trial.")] = 30,
+    base_trials: Annotated[
+        int | None, typer.Option(help="Base trials in all. (default: 30, or what --hours holds)")
+    ] = None,
+    base_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of a base trial. (default: 30, or what suits --hours)")
+    ] = None,
     size: Size = None,
     encoder_weights: EncoderWeights = None,
     meta_space: Annotated[str, typer.Option(help="Space of the fusions.")] = "meta",

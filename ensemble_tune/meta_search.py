@@ -27,8 +27,9 @@ from ensemble_tune.library import (
 )
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.strategy import Strategy
-from ensemble_tune.timetable import Timetable
+from ensemble_tune.timetable import Timetable, used_by_stage
 from ensemble_tune.trial import Params, Value
+from ensemble_tune.tune.budget import Budget
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.search import SearchResult
@@ -108,9 +109,11 @@ def search_meta(
         _tell(settings, chosen)
         parts = predicted_parts(data, _values(meta_space, DEPLOY, "refit"), stacking if fit else None)
         predict(settings, data, members, parts, flips(meta_space))
-        if timetable.meta is not None:
-            search = replace(search, budget=replace(search.budget, hours=timetable.meta))
-        result = search.run()
+        # What is simple is tried in any case: there is an answer, however short the time.
+        result = replace(search, trials=0, budget=Budget()).run()
+        if trials:
+            hours = timetable.meta(used_by_stage(settings.out)[STAGE])
+            result = (search if hours is None else replace(search, budget=replace(search.budget, hours=hours))).run()
         if fit and stacking == "out-of-fold":
             own = [record for record in result.records if search.belongs(record)]
             seconds = 3600 * timetable.compare * slots(settings)

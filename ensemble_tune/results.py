@@ -23,6 +23,7 @@ from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecor
 _BARS = " ▏▎▍▌▋▊▉█"
 _TITLES = {
     "base": "Base models, scored on val",
+    "probe": "One epoch each, to know what it takes",
     "fold": "Fold trainings, scored on the frames that they held out, fold 0 on val",
     "meta": "Fusions, scored on val",
     "compare": "Fusions fitted on other blocks, scored on a block of training frames; block 0 is val",

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ensemble_tune.base_search import own_size, search_base
+from ensemble_tune.base_search import STAGE, epoch_seconds, own_size, search_base
 from ensemble_tune.ensemble.config import format_size, parse_size
 from ensemble_tune.ensemble.manifest import Deploy, EnsembleManifest, Stacking
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.export import export_best
 from ensemble_tune.final_training import FinalResult, train
-from ensemble_tune.meta_search import checked_space, members_to_be, search_meta
+from ensemble_tune.meta_search import checked_space, members_to_be, search_meta, slots
 from ensemble_tune.settings import Settings
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.timetable import Timetable
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import Status, rank
+from ensemble_tune.tune.search import SearchResult
+
+_TRIALS, _EPOCHS, _UNBOUNDED = 30, 30, 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +34,8 @@ def run_all(
     settings: Settings,
     *,
     base_space: str | Path = "base",
-    base_trials: int = 30,
-    base_epochs: int = 30,
+    base_trials: int | None = None,
+    base_epochs: int | None = None,
     size: str | None = None,
     encoder_weights: str | None = None,
     meta_space: str | Path = "meta",
@@ -45,30 +50,45 @@ def run_all(
     """Searches base models, then fusions, writes OUT/best.toml, and trains it into OUT/final.
 
     The options are those of `search_base`, `search_meta` and `train`; but hours in the strategy's budget bound the
-    whole run, its other limits and all else in it the base search. Raises an EnsembleTuneError for whatever a user can
-    mend.
+    whole run, its other limits and all else in it the base search. base_trials, base_epochs: None is 30; where hours
+    bound the run, as many trials as they hold, of as many epochs as leave time for several. Raises an EnsembleTuneError
+    for whatever a user can mend.
     """
     # The second stage's mistakes, before the first has taken its hours.
     data = settings.stage_data()
     working = format_size(parse_size(size)) if size else own_size(data)
-    members = members_to_be(bases, base_trials)
+    strategy = strategy or Strategy()
+    timetable = Timetable.of_run(settings.out, strategy.budget.hours)
+    bounded = timetable.hours is not None
+    trials = (_UNBOUNDED if bounded else _TRIALS) if base_trials is None else base_trials
+    members = members_to_be(bases, trials)
     if meta_trials < 0 or meta_epochs < 1:
         raise ConfigError(
             f"--meta-trials must be at least 0 and --meta-epochs at least 1, but got {meta_trials} and {meta_epochs}"
         )
     checked_space(meta_space, data, size=working, epochs=meta_epochs, members=members)
-    strategy = strategy or Strategy()
-    timetable = Timetable.of_run(settings.out, strategy.budget.hours)
     with settings.workers:
-        search_base(
-            settings,
-            space=base_space,
-            trials=base_trials,
-            epochs=base_epochs,
-            size=size,
-            encoder_weights=encoder_weights,
-            strategy=replace(strategy, budget=replace(strategy.budget, hours=timetable.base)),
-        )
+        epochs = _EPOCHS if base_epochs is None else base_epochs
+        if bounded and base_epochs is None:
+            seconds = epoch_seconds(settings, space=base_space, size=size, encoder_weights=encoder_weights)
+            epochs = _searched_before(settings.out) or timetable.epochs(seconds, slots(settings))
+            settings.say(f"an epoch of a base model takes {seconds:.1f} s, so that each is trained for {epochs}")
+
+        def search(hours: float | None) -> SearchResult:
+            return search_base(
+                settings,
+                space=base_space,
+                trials=trials,
+                epochs=epochs,
+                size=size,
+                encoder_weights=encoder_weights,
+                strategy=replace(strategy, budget=replace(strategy.budget, hours=hours)),
+            )
+
+        found = search(timetable.base)
+        ranked = rank([record for record in found.records if record.status is not Status.RUNNING], "max")
+        if timetable.members(ranked, members, data.folds, slots(settings)) == 0 < members - 1:
+            search(timetable.base_alone)
         search_meta(
             settings,
             space=meta_space,
@@ -82,3 +102,11 @@ def run_all(
         manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
         final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, run=settings.out)
     return RunResult(manifest=manifest, final=final)
+
+
+def _searched_before(out: Path) -> int | None:
+    """The epochs of the base trials that are there; None where none is."""
+    if not Ledger.exists(out / LEDGER):
+        return None
+    epochs = [int(record.params["epochs"]) for record in Ledger(out / LEDGER).trials(STAGE)]
+    return epochs[0] if epochs else None

@@ -11,8 +11,11 @@ from pathlib import Path
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord
 
-_BASE_SHARE = 0.5
-"""Of all hours: a fusion cannot find what no base model has learnt."""
+_BASE_SHARE, _BASE_ALONE_SHARE = 0.5, 0.85
+"""Of all hours: a fusion cannot find what no base model has learnt. The second where no fusion is fitted."""
+_FULL_TRAININGS = 8
+"""So many base models could be trained to their end: enough to choose among, and each long enough to learn."""
+_FEWEST_EPOCHS, _MOST_EPOCHS = 4, 60
 _FOLDS_SHARE = 0.7
 """Of what the base search leaves; the rest is for fitting and comparing fusions, and for the final training."""
 _META_SHARE = 0.4
@@ -38,12 +41,7 @@ class Timetable:
     @classmethod
     def of_run(cls, out: Path, hours: float | None) -> Timetable:
         """That of a run folder, from what its ledger says of earlier calls."""
-        folders = [folder for folder in (out / LEDGER, out / "final" / LEDGER) if hours and Ledger.exists(folder)]
-        sessions = [session for folder in folders for session in Ledger(folder).sessions()]
-        used: Counter[str] = Counter()
-        for session in sessions:
-            used[session.stage] += (session.updated - session.started).total_seconds() / 3600  # type: ignore[assignment]
-        return cls(hours, used)
+        return cls(hours, used_by_stage(out) if hours else {})
 
     @property
     def left(self) -> float:
@@ -56,6 +54,18 @@ class Timetable:
     def base(self) -> float | None:
         """Hours of the base search in all, earlier calls included; None is without limit."""
         return None if self.hours is None else _BASE_SHARE * self.hours
+
+    @property
+    def base_alone(self) -> float | None:
+        """The same where no fusion is fitted."""
+        return None if self.hours is None else _BASE_ALONE_SHARE * self.hours
+
+    def epochs(self, seconds: float, slots: int) -> int:
+        """How long base models should be trained, where an epoch takes so many seconds on each of so many slots."""
+        if self.hours is None:
+            return _MOST_EPOCHS
+        affordable = _BASE_ALONE_SHARE * self.hours * 3600 * slots / (_FULL_TRAININGS * seconds)
+        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(affordable)))
 
     def members(self, ranked: Sequence[TrialRecord], most: int, folds: int, slots: int) -> int:
         """How many of the base trials can have their folds trained in time: `most` at most; 0 where not even two can.
@@ -72,12 +82,20 @@ class Timetable:
                 return count
         return 0
 
-    @property
-    def meta(self) -> float | None:
-        """Hours of the search of fusions in all, earlier calls included; asked for when it begins."""
-        return None if self.hours is None else self.before.get("meta", 0.0) + max(_LEAST, _META_SHARE * self.left)
+    def meta(self, used: float) -> float | None:
+        """Hours of the search of fusions in all, of which so many are used; asked for when it begins."""
+        return None if self.hours is None else used + max(_LEAST, _META_SHARE * self.left)
 
     @property
     def compare(self) -> float:
         """Hours of comparing fusions, asked for when it begins."""
         return _COMPARE_SHARE * self.left
+
+
+def used_by_stage(out: Path) -> Counter[str]:
+    """The hours that each stage of a run folder has taken so far."""
+    used: Counter[str] = Counter()
+    for folder in (out / LEDGER, out / "final" / LEDGER):
+        for session in Ledger(folder).sessions() if Ledger.exists(folder) else ():
+            used[session.stage] += (session.updated - session.started).total_seconds() / 3600  # type: ignore[assignment]
+    return used

@@ -31,7 +31,7 @@ def trials(*seconds: float) -> list[TrialRecord]:
 
 def test_without_a_limit_nothing_is_bounded() -> None:
     free, _ = table(None)
-    assert (free.left, free.base, free.meta, free.compare) == (math.inf, None, None, math.inf)
+    assert (free.left, free.base, free.meta(0.0), free.compare) == (math.inf, None, None, math.inf)
     assert free.members(trials(1e6, 1e6, 1e6, 1e6), 3, folds=3, slots=1) == 3
 
 
@@ -41,7 +41,16 @@ def test_hours_shrink_with_the_clock_and_with_what_was_used_before() -> None:
     clock.now += 1800
     assert bounded.left == 0.75
     clock.now += 36_000
-    assert bounded.left == 0.0 and bounded.meta == pytest.approx(0.0, abs=1e-5) and bounded.compare == 0.0
+    assert bounded.left == 0.0 and bounded.meta(0.3) == pytest.approx(0.3, abs=1e-5) and bounded.compare == 0.0
+
+
+def test_models_are_trained_for_as_long_as_leaves_time_for_several() -> None:
+    bounded, _ = table(1.0)
+    # 3060 s on each of 2 slots for 8 trainings: 765 s each.
+    assert bounded.epochs(30.0, slots=2) == 26 and bounded.epochs(60.0, slots=2) == 13
+    assert bounded.epochs(0.1, slots=2) == 60 and bounded.epochs(1e4, slots=2) == 4
+    assert table(None)[0].epochs(1e4, slots=1) == 60
+    assert bounded.base == 0.5 and bounded.base_alone == 0.85 and table(None)[0].base_alone is None
 
 
 def test_as_many_members_as_their_folds_can_be_trained_in_time() -> None:
