@@ -159,7 +159,7 @@ class Conductor:
         self._decisions.end(trial, status=status, error=error)
 
     def look(self) -> None:
-        """Called several times a second: counts the time, and writes what has happened about every two seconds."""
+        """Called several times a second: counts the time, and writes what has happened every few seconds."""
         now = datetime.now(UTC)
         self._decisions.look(now.timestamp())
         self._tell_session(now)

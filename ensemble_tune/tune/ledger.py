@@ -41,9 +41,10 @@ from ensemble_tune.tune.session import SessionRecord
 LEDGER = "ledger"
 """The ledger's folder in a run folder."""
 
-_FLUSH_SECONDS = 2.0
-_FLUSH_SHARE = 20
-"""A flush is due when this many times what the last one took has passed: writing takes 5% of the driver at most."""
+_FLUSH_SECONDS, _FLUSH_LATEST_SECONDS = 2.0, 10.0
+_FLUSH_SHARE, _FLUSH_LARGEST_SHARE = 200, 20
+"""A flush is due when so many times what the last one took has passed: writing takes half a percent of the driver; or
+5%, where that alone lets nobody wait for more than ten seconds."""
 _LONGEST_RETRY_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
@@ -138,11 +139,12 @@ class Ledger:
         return self._try()
 
     def flush_if_due(self) -> bool:
-        """Flushes where the last one is 1 s ago, and 20 times what it took; whether it wrote all there was.
+        """Flushes where the last one is two seconds ago, or longer where it took long; whether it wrote all there was.
 
         Raises StorageFullError as `flush` does.
         """
-        if self._clock() < self._flushed + max(_FLUSH_SECONDS, _FLUSH_SHARE * self._took):
+        wait = min(_FLUSH_LATEST_SECONDS, _FLUSH_SHARE * self._took)
+        if self._clock() < self._flushed + max(_FLUSH_SECONDS, wait, _FLUSH_LARGEST_SHARE * self._took):
             return False
         return self.flush()
 

@@ -253,7 +253,7 @@ def test_any_order_of_puts_drops_flushes_and_restarts_gives_the_rows_of_a_dictio
         assert rows == sorted(rows, key=lambda row: (row["number"], row["epoch"])), "in order on disk too"
 
 
-def test_a_flush_is_due_after_two_seconds_and_after_20_times_what_the_last_took(tmp_path: Path) -> None:
+def test_a_flush_is_due_after_two_seconds_and_later_where_it_takes_long(tmp_path: Path) -> None:
     clock = Clock()
     ledger = Ledger(tmp_path / "ledger", clock=clock)
     ledger.open()
@@ -266,18 +266,30 @@ def test_a_flush_is_due_after_two_seconds_and_after_20_times_what_the_last_took(
     assert [due_after(1.9), due_after(0.2), due_after(1.9), due_after(0.2)] == [False, True, False, True]
 
     class Slow(Clock):
+        """A flush looks at it twice, and so takes a tick."""
+
+        tick = 0.02
+
         def __call__(self) -> float:
-            self.now += 0.25
+            self.now += self.tick
             return self.now
 
     slow = Slow()
     ledger._clock = slow
-    slow.now = clock.now + 10
-    assert ledger.flush_if_due(), "which takes a quarter of a second by this clock, and so four ticks of one and more"
-    slow.now += 4.0
-    assert not ledger.flush_if_due()
-    slow.now += 1.0
-    assert ledger.flush_if_due()
+    slow.now = clock.now + 20
+
+    def due_after_flush(seconds: float) -> bool:
+        slow.now += seconds
+        return ledger.flush_if_due()
+
+    assert due_after_flush(0)
+    assert [due_after_flush(3.5), due_after_flush(1.0)] == [False, True], "200 times a fiftieth of a second"
+    slow.tick = 0.25
+    assert due_after_flush(5.0)
+    assert [due_after_flush(8.0), due_after_flush(3.0)] == [False, True], "no more than ten seconds"
+    slow.tick = 1.0
+    assert due_after_flush(20.0)
+    assert [due_after_flush(15.0), due_after_flush(8.0)] == [False, True], "but for what takes a twentieth of the time"
     ledger.close()
 
 
