@@ -100,12 +100,12 @@ def test_provenance_tells_the_splits_apart_and_says_of_official_what_it_always_d
 
 
 def test_a_batch_larger_than_what_blocks_leave_is_refused(long: Path, cache: Path) -> None:
-    """21 of 30 frames are trained on, all 30 with val."""
+    """21 of 30 frames are trained on, all 30 with val; a fit leaves a third of those out."""
     data = StageData(data=str(long), cache=cache, split="blocks")
-    data.check(MetaConfig(size=WORKING, batch_size=21))
-    with pytest.raises(ConfigError, match="at most 21"):
-        data.check(MetaConfig(size=WORKING, batch_size=22))
-    replace(data, with_val=True).check(MetaConfig(size=WORKING, batch_size=30))
+    data.check(MetaConfig(size=WORKING, batch_size=14))
+    with pytest.raises(ConfigError, match="at most 14"):
+        data.check(MetaConfig(size=WORKING, batch_size=15))
+    replace(data, with_val=True).check(MetaConfig(size=WORKING, batch_size=20))
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
