@@ -109,11 +109,12 @@ def search_meta(
         _tell(settings, chosen)
         parts = predicted_parts(data, _values(meta_space, DEPLOY, "refit"), stacking if fit else None)
         predict(settings, data, members, parts, flips(meta_space))
-        # What is simple is tried in any case: there is an answer, however short the time.
-        result = replace(search, trials=0, budget=Budget()).run()
-        if trials:
+        if timetable.hours is not None:
+            # What is simple is tried in any case: there is an answer, however short the time.
+            replace(search, trials=0, budget=Budget()).run()
             hours = timetable.meta(used_by_stage(settings.out)[STAGE])
-            result = (search if hours is None else replace(search, budget=replace(search.budget, hours=hours))).run()
+            search = replace(search, budget=replace(search.budget, hours=hours))
+        result = search.run()
         if fit and stacking == "out-of-fold":
             own = [record for record in result.records if search.belongs(record)]
             seconds = 3600 * timetable.compare * slots(settings)

@@ -2,11 +2,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_run import Finished, settings, trials_of, write_spaces
 from written_run import base, meta, usual_run, write_run
 
 from ensemble_tune.base_search import search_base
+from ensemble_tune.comparison import Candidate, compare
+from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, EnsembleTuneError, RunError
 from ensemble_tune.export import export_best, exported_trials
@@ -177,3 +180,63 @@ def test_a_member_that_was_trained_further_since_is_exported_as_it_was_fused(tmp
     fusion = meta(0, 0.6, "plain", "all", member_epochs="2,1")
     manifest = export_best(write_run(tmp_path / "run", base(0, 0.4), base(1, 0.5), fusion), tmp_path / "best.toml")
     assert manifest.trials == ("base-0001", "base-0000") and [b.stop_epoch for b in manifest.bases] == [2, 1]
+
+
+def compared(run: Path, *trials: tuple[str, str, float]) -> Path:
+    """A run whose fusions were compared: name, trial, and how often right of 100."""
+    fusions = []
+    for name, trial, hits in trials:
+        evidence = [
+            Evidence(
+                of=trial,
+                classes=("sky", "pole"),
+                small=("pole",),
+                names=tuple(f"{block}_{row}" for row in range(30)),
+                sequences=(str(block),) * 30,
+                confusions=np.array([[[hits + row % 3, 100 - hits], [100 - hits, hits]] for row in range(30)]).astype(
+                    int
+                ),
+                calibration=np.zeros((15, 3)),
+            )
+            for block in (0, 1, 2)
+        ]
+        fusions.append(Candidate(name=name, trial=trial, blocks=tuple(evidence[1:]), val=evidence[0], costs={}))
+    compare(fusions).save(run)
+    return run
+
+
+def test_the_simplest_that_none_measurably_beats_is_exported(tmp_path: Path) -> None:
+    run = usual_run(tmp_path / "run")
+    compared(run, ("best single", "meta-0001", 50), ("mean", "meta-0000", 60), ("plain", "meta-0003", 60))
+    manifest = export_best(run, tmp_path / "best.toml")
+    assert manifest.origin["meta_trial"] == "meta-0000", "on val the trained one is better"
+    assert manifest.scores["crossfit_miou"] > 0.4 and manifest.scores["gain_over_best_single_low"] > 0
+    assert manifest.scores["fusion_miou"] == 0.52
+    compared(run, ("best single", "meta-0001", 50), ("mean", "meta-0000", 60), ("plain", "meta-0003", 70))
+    better = export_best(run, tmp_path / "best.toml")
+    assert better.origin["meta_trial"] == "meta-0003" and set(better.scores) >= {
+        "gain_over_mean",
+        "gain_over_mean_high",
+    }
+
+
+def test_a_fusion_is_exported_by_its_name(tmp_path: Path) -> None:
+    run = compared(usual_run(tmp_path / "run"), ("mean", "meta-0000", 60), ("plain", "meta-0003", 50))
+    assert export_best(run, tmp_path / "best.toml", rule="meta-0002").origin["meta_trial"] == "meta-0002"
+    with pytest.raises(ConfigError, match="a pick is best, knee or a bound"):
+        export_best(run, tmp_path / "best.toml", rule="meta-0099")
+
+
+def test_a_comparison_of_other_members_or_of_trials_that_are_gone_chooses_nothing(tmp_path: Path) -> None:
+    run = usual_run(tmp_path / "run")
+    compared(run, ("mean", "meta-0000", 60), ("plain", "meta-0077", 50))
+    assert export_best(run, tmp_path / "best.toml").origin["meta_trial"] == "meta-0003"
+    other = write_run(
+        tmp_path / "other",
+        base(0, 0.4),
+        base(1, 0.5),
+        meta(0, 0.5, "mean", "1"),
+        meta(1, 0.7, "mean", "1+2", member_epochs="3,4"),
+    )
+    compared(other, ("best single", "meta-0000", 60))
+    assert export_best(other, tmp_path / "best.toml").origin["meta_trial"] == "meta-0001"
