@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from written_run import base, usual_run, write_run
 
 from ensemble_tune import cli, results
 from ensemble_tune.base_search import search_base
-from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
-from ensemble_tune.ensemble.meta_trial import BASES as PLACES
-from ensemble_tune.ensemble.meta_trial import places
+from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import RunError
-from ensemble_tune.trial import Value
+from ensemble_tune.meta_search import checked_space
 from ensemble_tune.tune.search_space import SearchSpace
 
 
@@ -473,9 +472,6 @@ def test_every_shipped_space_of_stage_1_is_one_that_can_be_trained(space: str) -
 
 
 @pytest.mark.parametrize("space", [name for name in SHIPPED if "meta" in name])
-def test_every_shipped_space_of_stage_2_is_one_that_can_be_trained(space: str) -> None:
-    def accepts(values: Mapping[str, Value]) -> None:
-        MetaConfig.from_params({name: value for name, value in values.items() if name != PLACES})
-        places(str(values.get(PLACES, "all")), 3)
-
-    SearchSpace.load(space).check([*MetaConfig.field_names(), PLACES], accepts)
+def test_every_shipped_space_of_stage_2_is_one_that_can_be_trained(space: str, cache: Path) -> None:
+    data = StageData(data="synthetic", cache=cache, folds=3)
+    assert checked_space(space, data, size="60x80", epochs=2, members=3).names
