@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ensemble_tune.base_search import search_base
-from ensemble_tune.comparison import Comparison, measured
+from ensemble_tune.comparison import Comparison, current_comparison, measured
 from ensemble_tune.cross_fitting import EVIDENCE
 from ensemble_tune.ensemble.bootstrap import gain
 from ensemble_tune.ensemble.config import BaseConfig
@@ -46,7 +46,7 @@ from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.tune.record import Status, TrialRecord, rank
 
 SINGLE = "single, all compute"
 SPACE = """
@@ -109,7 +109,8 @@ class Seed:
                 strategy=Strategy(scheduler="none"),
             )
             search_meta(own, space=given.out / "fusions.toml", trials=given.meta_trials, epochs=given.meta_epochs)
-            comparison = Comparison.load(own.out)
+            ended = [record for record in self._trials("meta") if record.status is not Status.RUNNING]
+            comparison = current_comparison(own.out, rank(ended, "max"))
             assert comparison is not None
             for fusion in comparison.fusions:
                 blocks = [self._evidence(fusion.trial, block) for block in range(1, self.data.folds + 1)]

@@ -24,6 +24,9 @@ from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
 
 STAGE, PROBE = "base", "probe"
+_PROBES = 6
+_TRAINING = ("load", "train", "evaluate")
+"""What every epoch takes; the first one of a machine decodes the frames too."""
 _BUILT = ("architecture", "encoder", "encoder_weights", "decoder_attention", "batch_size")
 """What decides whether a model can be built."""
 
@@ -86,16 +89,21 @@ def epoch_seconds(
 ) -> float:
     """What an epoch of a base model takes, in seconds: the mean of two random ones of the space, side by side.
 
-    They are trained for one epoch each, once for a run folder. Raises as `search_base` does.
+    They are trained for one epoch each, once for a run folder; of those that fail others take the place. Raises as
+    `search_base` does, and RunError where none can be trained.
     """
     data = settings.stage_data()
     chosen = _checked_space(space, data, size=size, epochs=1, encoder_weights=encoder_weights)
     sampler = make_sampler("random", chosen, seed=settings.seed, objectives=[Objective(METRIC)])
-    points = [sampler.propose(number) for number in range(2)]
-    trial = BaseTrial(data=data)
-    found = train_points(settings, stage=PROBE, trial=trial, points=points, provenance=data.provenance(), keep=0)
-    names = {record.trial for record in found}
-    return statistics.fmean(row.busy for row in Ledger(settings.out / LEDGER).epochs(PROBE) if row.trial in names)
+    trial, seen = BaseTrial(data=data), data.provenance()
+    for number in range(0, _PROBES, 2):
+        points = [sampler.propose(number), sampler.propose(number + 1)]
+        train_points(settings, stage=PROBE, trial=trial, points=points, provenance=seen, keep=0, must=False)
+        rows = Ledger(settings.out / LEDGER).epochs(PROBE)
+        if rows:
+            return statistics.fmean(sum(row.seconds.get(part, 0.0) for part in _TRAINING) for row in rows)
+    failed = Ledger(settings.out / LEDGER).trials(PROBE)[-1]
+    raise RunError(f"none of {_PROBES} base models could be trained for one epoch; the last failed: {failed.error}")
 
 
 def _checked_space(

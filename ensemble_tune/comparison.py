@@ -1,11 +1,12 @@
 """What each fusion gains over every simpler one, with intervals: from saved evidence alone; no torch, no Ray.
 
-OUT/comparison.json holds it, for export, results and report. It can be made again from OUT/evidence at any time.
+OUT/comparisons holds one file for each set of members, for export, results and report.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from ensemble_tune.ensemble.bootstrap import Interval, gain, mean_of_numbers, resampled_ious
+from ensemble_tune.ensemble.bootstrap import (
+    Interval,
+    difference,
+    draw_frames,
+    mean_of_numbers,
+    resampled_ious,
+    with_all,
+)
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.errors import RunError
 from ensemble_tune.storage import write_text
 from ensemble_tune.trial import Params
+from ensemble_tune.tune.record import TrialRecord
 
-COMPARISON = "comparison.json"
+COMPARISONS = "comparisons"
 _FORMAT = 1
 
 
@@ -53,6 +62,8 @@ class Fusion:
     name: str
     """best single, mean, weighted, ..."""
     trial: str
+    epochs: int
+    """How long the trial was fitted."""
     crossfit: Measured
     """On every training frame by a fit on the other blocks, members out of fold."""
     val: Measured
@@ -81,28 +92,27 @@ class Comparison:
     def chosen(self) -> Fusion:
         """The simplest fusion than which no more complex one is measurably better.
 
-        Going from the simplest on, a fusion is taken in place of the one before it if its gain's interval is above 0.
+        Measurably: the interval of the gain is above 0.
         """
-        best = self.fusions[0]
-        for fusion in self.fusions[1:]:
-            if fusion.over(best.name).miou.above_zero:
-                best = fusion
-        return best
+        for place, fusion in enumerate(self.fusions):
+            if not any(other.over(fusion.name).miou.above_zero for other in self.fusions[place + 1 :]):
+                return fusion
+        raise ValueError("a comparison is of at least one fusion")
 
     @property
     def highest(self) -> Fusion:
         """The one of the highest cross-fitted score, measurably better or not."""
         return max(self.fusions, key=lambda fusion: fusion.crossfit.miou)
 
-    def save(self, out: Path) -> None:
-        """Writes OUT/comparison.json."""
+    def save(self, out: Path, of: Params) -> None:
+        """Writes it into a run folder; of: the parameters of a meta trial that fuses these members."""
         document = {"format": _FORMAT, **dataclasses.asdict(self), "chosen": self.chosen.name}
-        write_text(out / COMPARISON, json.dumps(_without_nan(document), indent=1))
+        write_text(_path(out, of), json.dumps(_without_nan(document), indent=1))
 
     @classmethod
-    def load(cls, out: Path) -> Comparison | None:
-        """What `save` wrote; None where there is none. Raises RunError where it is damaged."""
-        path = out / COMPARISON
+    def load(cls, out: Path, of: Params) -> Comparison | None:
+        """What `save` wrote for these members; None where there is none. Raises RunError where it is damaged."""
+        path = _path(out, of)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["format"] != _FORMAT:
@@ -124,6 +134,7 @@ class Candidate:
 
     name: str
     trial: str
+    epochs: int
     blocks: tuple[Evidence, ...]
     """Of each block by a fit on the others."""
     val: Evidence
@@ -142,31 +153,44 @@ def compare(
     candidates: the simplest first. Raises ValueError where their evidence is of different frames.
     """
     pooled = [each.blocks[0].join(*each.blocks[1:]) for each in candidates]
-    order = pooled[0].names
-    crossfit = [evidence.sorted_as(order) for evidence in pooled]
-    fusions = []
-    for place, each in enumerate(candidates):
-        gains = [
-            Gain(
-                over=candidates[simpler].name,
-                miou=gain([crossfit[place]], [crossfit[simpler]], seed=seed),
-                small_miou=gain(
-                    [crossfit[place]], [crossfit[simpler]], classes=_there(crossfit[place], small=True), seed=seed
-                ),
-            )
-            for simpler in range(place)
-        ]
-        fusions.append(
-            Fusion(
-                name=each.name,
-                trial=each.trial,
-                crossfit=measured(crossfit[place]),
-                val=measured(each.val),
-                costs=dict(each.costs),
-                gains=tuple(gains),
-            )
+    first = pooled[0]
+    weights = with_all(draw_frames(first.sequences, seed=seed))
+    crossfit = [evidence.sorted_as(first.names) for evidence in pooled]
+    ious = [resampled_ious(evidence, weights) for evidence in crossfit]
+    small = [first.classes.index(name) for name in first.small]
+    of_all, of_small = ([mean_of_numbers(own[:, columns]) for own in ious] for columns in (slice(None), small))
+    fusions = [
+        Fusion(
+            name=each.name,
+            trial=each.trial,
+            epochs=each.epochs,
+            crossfit=measured(crossfit[place]),
+            val=measured(each.val),
+            costs=dict(each.costs),
+            gains=tuple(
+                Gain(
+                    over=candidates[simpler].name,
+                    miou=difference(of_all[place], of_all[simpler]),
+                    small_miou=difference(of_small[place], of_small[simpler]),
+                )
+                for simpler in range(place)
+            ),
         )
+        for place, each in enumerate(candidates)
+    ]
     return Comparison(fusions=tuple(fusions), members=tuple(members), disagreement=disagreement)
+
+
+def current_comparison(out: Path, ranked: Sequence[TrialRecord]) -> Comparison | None:
+    """The comparison of the fusions of the best one's members; None where they were not compared, or fitted on since.
+
+    ranked: the meta trials that have ended, best first. Raises RunError where the file is damaged.
+    """
+    comparison = Comparison.load(out, ranked[0].params) if ranked else None
+    known = {record.trial: record.best_epoch for record in ranked}
+    if comparison is None or any(known.get(fusion.trial) != fusion.epochs for fusion in comparison.fusions):
+        return None
+    return comparison
 
 
 def measured(evidence: Evidence) -> Measured:
@@ -189,14 +213,17 @@ def fusion_name(params: Params) -> str:
     return "best single" if single else kind
 
 
-def _there(evidence: Evidence, *, small: bool) -> tuple[str, ...] | None:
-    return evidence.small if small and evidence.small else None
+def _path(out: Path, of: Params) -> Path:
+    """One file for a set of members, each trained for so many epochs, on so many folds."""
+    key = [str(of.get(name, "")) for name in ("members", "member_epochs", "folds")]
+    return out / COMPARISONS / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
 
 
 def _fusion(document: Mapping[str, Any]) -> Fusion:
     return Fusion(
         name=str(document["name"]),
         trial=str(document["trial"]),
+        epochs=int(document["epochs"]),
         crossfit=_measured(document["crossfit"]),
         val=_measured(document["val"]),
         costs=dict(document["costs"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
@@ -35,17 +35,21 @@ def compare_fusions(
     *,
     seconds: float = math.inf,
 ) -> Comparison | None:
-    """Measures the best fusion of each kind on frames that it was not fitted to, and writes OUT/comparison.json.
+    """Measures the best fusion of each kind on frames that it was not fitted to, and writes it into OUT/comparisons.
 
     records: the meta trials that fuse these members. seconds: of fitting; kinds that would take longer are left out,
-    those of a lower score on val first. None where no trial has a score. Raises RunError where a fit failed.
+    those of a lower score on val first, and so are those of which a fit fails. None where no trial has a score.
     """
-    finalists = affordable(best_of_each_kind(records), data.folds, seconds)
-    if not finalists:
-        return None
+    best = best_of_each_kind(records)
     library = {record.trial: member_config(record) for record in members.records}
     evidence = settings.out.absolute() / EVIDENCE
-    points = {record.trial: [_point(record, block) for block in range(data.folds + 1)] for record in finalists}
+    points = {record.trial: [_point(record, block) for block in range(data.folds + 1)] for record in best}
+
+    def there(point: Point, finished: bool = True) -> bool:
+        return Evidence.has(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
+
+    done = {name for name, own in points.items() if all(there(point) for point in own)}
+    finalists = affordable(best, data.folds, seconds, done)
     trial = MetaTrial(
         data=data,
         store=settings.out.absolute() / PREDICTIONS,
@@ -59,12 +63,16 @@ def compare_fusions(
         evidence=evidence,
     )
 
-    def there(point: Point, finished: bool = True) -> bool:
-        return Evidence.has(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
-
     # Longest first: the fits of one block are the last to end, side by side with others.
-    ordered = sorted((point for own in points.values() for point in own), key=lambda point: -_effort(point))
-    train_points(settings, stage=STAGE, trial=trial, points=ordered, provenance=data.provenance(), done=there, keep=0)
+    wanted = [point for record in finalists for point in points[record.trial]]
+    wanted.sort(key=lambda point: -_effort(point))
+    seen = data.provenance()
+    train_points(settings, stage=STAGE, trial=trial, points=wanted, provenance=seen, done=there, keep=0, must=False)
+    for record in [record for record in finalists if not all(there(point) for point in points[record.trial])]:
+        settings.say(f"{record.trial} ({fusion_name(record.params)}) is not compared: a fit on other blocks failed")
+        finalists.remove(record)
+    if not finalists:
+        return None
 
     def read(point: Point) -> Evidence:
         return Evidence.open(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
@@ -74,6 +82,7 @@ def compare_fusions(
             Candidate(
                 name=fusion_name(record.params),
                 trial=record.trial,
+                epochs=record.best_epoch or 0,
                 blocks=tuple(read(point) for point in points[record.trial][1:]),
                 val=read(points[record.trial][0]),
                 costs={name: record.scores[name] for name in _COSTS if name in record.scores},
@@ -84,7 +93,7 @@ def compare_fusions(
         disagreement=members.disagreement,
         seed=settings.seed,
     )
-    found.save(settings.out)
+    found.save(settings.out, finalists[0].params)
     return found
 
 
@@ -96,14 +105,16 @@ def best_of_each_kind(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [best[name] for name in _SIMPLICITY if name in best]
 
 
-def affordable(finalists: Sequence[TrialRecord], blocks: int, seconds: float) -> list[TrialRecord]:
+def affordable(
+    finalists: Sequence[TrialRecord], blocks: int, seconds: float, done: Collection[str] = ()
+) -> list[TrialRecord]:
     """Those that can be fitted on all blocks but one, for each block, in so many seconds of one worker after another.
 
-    Fusions without a gradient stay in any case.
+    Fusions without a gradient stay in any case, and so do the trials in `done`, which are fitted already.
     """
     kept = []
     for record in rank(finalists, "max"):
-        free = record.params["kind"] in _WITHOUT_GRADIENT
+        free = record.params["kind"] in _WITHOUT_GRADIENT or record.trial in done
         # Each fit sees (blocks - 1) / blocks of the frames, for as many epochs as the best one took.
         cost = 0.0 if free else record.seconds * (record.best_epoch or 1) / max(1, record.epochs) * (blocks - 1)
         if free or cost <= seconds:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ensemble_tune.comparison import Comparison
+from ensemble_tune.comparison import Comparison, current_comparison
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.cost import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
@@ -65,20 +65,6 @@ def export_best(
     return manifest
 
 
-def current_comparison(out: Path, ranked: Sequence[TrialRecord]) -> Comparison | None:
-    """The comparison of the fusions that the best one is of; None where those members were not compared.
-
-    ranked: the meta trials that have ended, best first. Raises RunError where the file is damaged.
-    """
-    comparison = Comparison.load(out)
-    known = {record.trial: record for record in ranked}
-    if comparison is None or not all(fusion.trial in known for fusion in comparison.fusions):
-        return None
-    of = known[comparison.chosen.trial].params
-    same = all(of.get(name) == ranked[0].params.get(name) for name in ("members", "member_epochs"))
-    return comparison if same else None
-
-
 def exported_trials(out: Path) -> frozenset[str]:
     """The trials that exports of a run name; their weights are never removed. Raises ConfigError for a damaged file."""
     manifests = [EnsembleManifest.load(path) for path in sorted((out / EXPORTS).glob("*.toml"))]
@@ -105,7 +91,7 @@ def _manifest(
             for record, stop in zip(members, stops, strict=True)
         ),
         fusion=MetaConfig.from_params({**fusion_params(best), **trained, "seed": best.seed}),
-        deploy=best.params["deploy"],  # type: ignore[arg-type]
+        deploy=best.params.get("deploy", "refit"),  # type: ignore[arg-type]
         stacking=best.params["stacking"],  # type: ignore[arg-type]
         folds=int(best.params["folds"]),
         split=best.provenance.get("split", "official"),  # type: ignore[arg-type]

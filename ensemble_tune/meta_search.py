@@ -72,6 +72,9 @@ def search_meta(
         members_there = count_members(bases, ranked)
         meta_space = checked_space(space, data, size=size, epochs=epochs, members=members_there)
         chosen, fit = _choose(settings, data, ranked, bases, strategy.keep, timetable)
+        # Hours may hold fewer members than there are.
+        meta_space = _with_members_there(meta_space, len(chosen.records))
+        comparable = ("size", "epochs", STACKING, FOLDS, *([DEPLOY] if deploy is not None and fit else []))
         if not fit:
             trials, deploy, meta_space = 0, "refit", meta_space.fixed(**{_FLIP: False})
         members = {record.trial: member_config(record) for record in chosen.records}
@@ -101,7 +104,7 @@ def search_meta(
             trials=trials,
             points=simple_fusions(meta_space, fixed, len(members), fit=fit),
             provenance=data.provenance(),
-            comparable=("size", "epochs", STACKING, FOLDS, *([DEPLOY] if DEPLOY in fixed else [])),
+            comparable=comparable,
             protected=exported_trials(settings.out),
             belongs=lambda record: all(record.params.get(name) == fixed[name] for name in (MEMBERS, MEMBER_EPOCHS)),
         )
@@ -111,13 +114,14 @@ def search_meta(
         predict(settings, data, members, parts, flips(meta_space))
         if timetable.hours is not None:
             # What is simple is tried in any case: there is an answer, however short the time.
-            replace(search, trials=0, budget=Budget()).run()
+            simple = replace(search, trials=0, budget=Budget(), belongs=lambda r: any(map(r.is_of, search.points)))
+            result = simple.run()
+        if timetable.left:
             hours = timetable.meta(used_by_stage(settings.out)[STAGE])
-            search = replace(search, budget=replace(search.budget, hours=hours))
-        result = search.run()
+            result = replace(search, budget=replace(search.budget, hours=hours)).run()
         if fit and stacking == "out-of-fold":
-            own = [record for record in result.records if search.belongs(record)]
-            seconds = 3600 * timetable.compare * slots(settings)
+            own = [record for record in Ledger(settings.out / LEDGER).trials(STAGE) if search.belongs(record)]
+            seconds = 3600 * timetable.compare * min(slots(settings), data.folds)
             compare_fusions(settings, data, chosen, own, seconds=seconds)
         return result
 
@@ -128,12 +132,14 @@ def _choose(
     """The members, and whether the hours left hold the fold trainings that a fit to them needs."""
     wanted = count_members(bases, ranked)
     affordable = timetable.members(ranked, wanted, data.folds, slots(settings))
-    fit = affordable > 1 or wanted == 1
+    fit = affordable >= min(2, wanted)
     if not fit:
         settings.say("no fusion is fitted, means alone are compared: the hours left hold no fold trainings")
     elif affordable < wanted:
         settings.say(f"{affordable} members, not {wanted}: the hours left do not hold the fold trainings of more")
-        bases = str(affordable)
+        named = bases != "auto" and not bases.isdecimal()
+        names = [record.trial for record in ranked if record.trial in re.split(r"\s*,\s*", bases.strip())]
+        bases = ",".join(names[:affordable]) if named else str(affordable)
     return choose_members(settings, data, ranked, bases, keep), fit
 
 

@@ -24,12 +24,13 @@ def train_points(
     provenance: Mapping[str, str],
     done: Callable[[Point, bool], bool] = lambda point, finished: finished,
     keep: int = sys.maxsize,
+    must: bool = True,
 ) -> list[TrialRecord]:
     """Trains points to their last epochs, side by side; returns the record of each that has one, in their order.
 
     done: whether a point needs no training, given whether a trial of it has finished; one that was interrupted goes on
-    in any case. provenance: what tells these frames from others. keep: how many keep their weights. Raises RunError
-    where a training failed.
+    in any case. provenance: what tells these frames from others. keep: how many keep their weights. must: whether each
+    has to end well; then RunError is raised where one failed.
     """
     records = Ledger(settings.out / LEDGER).trials(stage)
 
@@ -56,7 +57,7 @@ def train_points(
             on_end=settings.on_trial,
         )
         records = search.run().records
-    for point in wanted:
+    for point in wanted if must else ():
         _refuse_failed(point, records)
     finished = [record for record in records if record.status is Status.FINISHED]
     return [own[-1] for point in points if (own := [record for record in finished if record.is_of(point)])]

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ensemble_tune.comparison import Comparison
+from ensemble_tune.comparison import current_comparison
 from ensemble_tune.comparison_table import comparison_table
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.fused import simple_scores
@@ -52,7 +52,8 @@ def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> Render
     """The best trials of every stage, or of one, the best first. Raises RunError."""
     records = read_run(out, stage)
     present = dict.fromkeys(record.stage for record in records)
-    comparison = Comparison.load(out) if stage in (None, "meta") else None
+    fusions = _ended([record for record in records if record.stage == "meta"])
+    comparison = current_comparison(out, fusions)
     if comparison is not None:
         present.pop("compare", None)  # the table of the comparison says it all
     stages = [*(stage for stage in _TITLES if stage in present), *(stage for stage in present if stage not in _TITLES)]
@@ -72,7 +73,9 @@ def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:
         if each.metric not in known:
             raise ConfigError(f"{out} has no score {each.metric!r}; {suggest(each.metric, known)}")
     tables = []
-    for stage in dict.fromkeys(record.stage for record in records if record.stage not in ("fold", "final")):
+    for stage in dict.fromkeys(
+        record.stage for record in records if record.stage in ("base", "meta") or record.stage not in _TITLES
+    ):
         table = Table(title=_TITLES.get(stage, stage), title_justify="left", title_style="bold", box=SIMPLE, padding=0)
         table.add_column("trial", no_wrap=True)
         for each in objectives:
@@ -104,10 +107,10 @@ def summary(out: Path, split: str | None, final: Mapping[str, float]) -> Table:
 
 
 def _compared(out: Path) -> Table:
-    comparison = Comparison.load(out)
+    ranked = _ended(read_run(out, "meta"))
+    comparison = current_comparison(out, ranked)
     if comparison is not None:
         return comparison_table(comparison)
-    ranked = rank([record for record in read_run(out, "meta") if record.status is not Status.RUNNING], "max")
     if not ranked:
         raise RunError(f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {out}")
     found = simple_scores(ranked)
@@ -123,6 +126,11 @@ def _compared(out: Path) -> Table:
             chosen = "  <- exported" if record is ranked[0] else ""
             table.add_row(name if kind == "mean" else f"{name} ({kind})", *scores, record.trial + chosen)
     return table
+
+
+def _ended(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that have ended with a score, best first."""
+    return rank([record for record in records if record.status is not Status.RUNNING], "max")
 
 
 def manifest_lines(document: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ _BASE_SHARE, _BASE_ALONE_SHARE = 0.5, 0.85
 """Of all hours: a fusion cannot find what no base model has learnt. The second where no fusion is fitted."""
 _FULL_TRAININGS = 8
 """So many base models could be trained to their end: enough to choose among, and each long enough to learn."""
+_ONE_AFTER_ANOTHER = 2
+"""So many of them a slot must have time for before the fusions, however many slots there are."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 4, 60
 _FOLDS_SHARE = 0.7
 """Of what the base search leaves; the rest is for fitting and comparing fusions, and for the final training."""
@@ -22,8 +24,6 @@ _META_SHARE = 0.4
 """Of what the folds leave."""
 _COMPARE_SHARE = 0.7
 """Of what the search of fusions leaves."""
-_LEAST = 1e-6
-"""Hours of a stage whose time is over: it begins, and ends with what is tried first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +64,32 @@ class Timetable:
         """How long base models should be trained, where an epoch takes so many seconds on each of so many slots."""
         if self.hours is None:
             return _MOST_EPOCHS
-        affordable = _BASE_ALONE_SHARE * self.hours * 3600 * slots / (_FULL_TRAININGS * seconds)
-        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(affordable)))
+        all_of_them = _BASE_ALONE_SHARE * slots / _FULL_TRAININGS
+        one_of_them = _BASE_SHARE / _ONE_AFTER_ANOTHER
+        return min(
+            _MOST_EPOCHS, max(_FEWEST_EPOCHS, round(min(all_of_them, one_of_them) * self.hours * 3600 / seconds))
+        )
 
     def members(self, ranked: Sequence[TrialRecord], most: int, folds: int, slots: int) -> int:
-        """How many of the base trials can have their folds trained in time: `most` at most; 0 where not even two can.
+        """How many of the base trials can have their folds trained in time: `most` at most, 0 where not even one can.
 
-        ranked: the best first. slots: trainings side by side. Two members need what their fusion's fit needs; a single
-        one needs no fit.
+        ranked: the best first. slots: trainings side by side.
         """
+        if self.hours is None:
+            return min(most, len(ranked))
         # What earlier calls did after the base search changes nothing, so that going on trains no other members.
-        after = self.left + sum(hours for stage, hours in self.before.items() if stage != "base")
-        budget = _FOLDS_SHARE * after * 3600 * slots
-        for count in range(min(most, len(ranked)), 1, -1):
+        searched = self.before.get("base", 0.0) + self.before.get("probe", 0.0) + (self.clock() - self.started) / 3600
+        budget = _FOLDS_SHARE * max(0.0, self.hours - searched) * 3600
+        for count in range(min(most, len(ranked)), 0, -1):
             # Each of K fold models sees (K - 1) / K of the frames.
-            if sum(record.seconds for record in ranked[:count]) * (folds - 1) <= budget:
+            each = [record.seconds * (folds - 1) / folds for record in ranked[:count]]
+            if max(max(each), folds * sum(each) / min(slots, folds * count)) <= budget:
                 return count
         return 0
 
     def meta(self, used: float) -> float | None:
         """Hours of the search of fusions in all, of which so many are used; asked for when it begins."""
-        return None if self.hours is None else used + max(_LEAST, _META_SHARE * self.left)
+        return None if self.hours is None else used + _META_SHARE * self.left
 
     @property
     def compare(self) -> float:

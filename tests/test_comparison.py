@@ -1,13 +1,16 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
+from ensemble_tune.comparison import Candidate, Comparison, Fusion, Gain, compare, fusion_name
+from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.errors import RunError
 
+MEMBERS = {"members": "base-0001", "member_epochs": "3", "folds": 3}
 CLASSES = ("sky", "road", "pole", "never")
 
 
@@ -35,6 +38,7 @@ def candidate(name: str, accuracy: float, seed: int = 0) -> Candidate:
     return Candidate(
         name=name,
         trial=f"meta-{name}",
+        epochs=7,
         blocks=blocks,
         val=evidence(accuracy, 0, seed=seed),
         costs={"milliseconds": 4.0},
@@ -70,6 +74,21 @@ def test_the_simplest_is_chosen_that_no_other_measurably_beats() -> None:
     assert compare([one]).chosen.name == "best single"
 
 
+def test_a_fusion_that_is_no_worse_than_any_is_not_passed_over_for_one_that_only_beats_the_simplest() -> None:
+    sure, unsure = (Interval(value=0.01, low=low, high=0.02) for low in (0.001, -0.001))
+
+    def fusion(name: str, *gains: tuple[str, Interval]) -> Fusion:
+        own = compare([candidate(name, 0.7)]).fusions[0]
+        return replace(own, gains=tuple(Gain(over=over, miou=found, small_miou=found) for over, found in gains))
+
+    fusions = (
+        fusion("best single"),
+        fusion("mean", ("best single", unsure)),
+        fusion("linear", ("best single", sure), ("mean", unsure)),
+    )
+    assert Comparison(fusions=fusions, members=()).chosen.name == "mean"
+
+
 def test_the_scores_are_of_all_frames_together() -> None:
     (fusion,) = compare([candidate("mean", 0.7)]).fusions
     own = candidate("mean", 0.7)
@@ -83,22 +102,26 @@ def test_the_scores_are_of_all_frames_together() -> None:
 def test_a_comparison_comes_back_from_its_file(tmp_path: Path) -> None:
     members = [{"trial": "base-0001", "miou": 0.5, "train_seconds": 12.0}]
     found = compare([candidate("mean", 0.7), candidate("linear", 0.75, 1)], members, 0.12)
-    found.save(tmp_path)
-    back = Comparison.load(tmp_path)
+    found.save(tmp_path, MEMBERS)
+    back = Comparison.load(tmp_path, MEMBERS)
     assert back is not None and back.chosen.name == "linear" == back.highest.name
     assert repr(back) == repr(found), "nan is not equal to itself"
-    assert "NaN" not in (tmp_path / "comparison.json").read_text()
+    (path,) = (tmp_path / "comparisons").iterdir()
+    assert "NaN" not in path.read_text()
+    assert Comparison.load(tmp_path, {**MEMBERS, "member_epochs": "4"}) is None, "they were trained on since"
 
 
 def test_no_comparison_is_none_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    assert Comparison.load(tmp_path) is None
+    assert Comparison.load(tmp_path, MEMBERS) is None
+    compare([candidate("mean", 0.7)]).save(tmp_path, MEMBERS)
+    (path,) = (tmp_path / "comparisons").iterdir()
     for text in ("", "[]", '{"format": 1}', '{"format": 1, "fusions": [1], "members": [], "disagreement": null}'):
-        (tmp_path / "comparison.json").write_text(text)
-        with pytest.raises(RunError, match=r"comparison.json is damaged; remove it"):
-            Comparison.load(tmp_path)
-    (tmp_path / "comparison.json").write_text('{"format": 99}')
+        path.write_text(text)
+        with pytest.raises(RunError, match=r"json is damaged; remove it"):
+            Comparison.load(tmp_path, MEMBERS)
+    path.write_text('{"format": 99}')
     with pytest.raises(RunError, match="of another version"):
-        Comparison.load(tmp_path)
+        Comparison.load(tmp_path, MEMBERS)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,24 @@ import numpy as np
 from tiny_run import FOLDS, Finished, run_tiny, trials_of
 from written_run import meta
 
-from ensemble_tune.comparison import Comparison
-from ensemble_tune.cross_fitting import best_of_each_kind
+from ensemble_tune.comparison import Comparison, current_comparison
+from ensemble_tune.cross_fitting import affordable, best_of_each_kind
+from ensemble_tune.tune.record import rank
+
+
+def compared(out: Path) -> Comparison:
+    comparison = current_comparison(out, rank(trials_of(out, "meta"), "max"))
+    assert comparison is not None
+    return comparison
+
+
+def test_what_would_take_too_long_is_left_out_unless_it_is_done() -> None:
+    mean, linear, eca = meta(0, 0.5, "mean", "1+2"), meta(1, 0.55, "linear"), meta(2, 0.6, "group_eca")
+    each = 12.3 * 3 / 4 * 2  # three of four epochs of 12.3 s, on two thirds of the frames three times
+    assert affordable([mean, linear, eca], 3, 2 * each + 1) == [mean, linear, eca]
+    assert affordable([mean, linear, eca], 3, each + 1) == [mean, eca], "the better one on val"
+    assert affordable([mean, linear, eca], 3, 0.0) == [mean]
+    assert affordable([mean, linear, eca], 3, 0.0, done={linear.trial}) == [mean, linear]
 
 
 def test_of_each_kind_the_best_is_compared_the_simplest_first() -> None:
@@ -24,8 +40,7 @@ def test_of_each_kind_the_best_is_compared_the_simplest_first() -> None:
 
 
 def test_every_fusion_was_scored_on_every_training_frame(finished: Finished, tiles: Path) -> None:
-    comparison = Comparison.load(finished.out)
-    assert comparison is not None
+    comparison = compared(finished.out)
     names = [fusion.name for fusion in comparison.fusions]
     assert names[:5] == ["best single", "mean", "weighted", "greedy", "linear"] and len(names) == 6
     frames = {path.stem for path in (tiles / "train").iterdir()}
@@ -39,16 +54,15 @@ def test_every_fusion_was_scored_on_every_training_frame(finished: Finished, til
 
 
 def test_val_scores_are_those_of_the_search(finished: Finished) -> None:
-    comparison = Comparison.load(finished.out)
-    assert comparison is not None
+    comparison = compared(finished.out)
     searched = {trial.trial: trial for trial in trials_of(finished.out, "meta")}
     for fusion in comparison.fusions:
         assert fusion.val.miou == searched[fusion.trial].scores["miou"]
 
 
 def test_members_are_told_with_what_they_cost(finished: Finished) -> None:
-    comparison = Comparison.load(finished.out)
-    assert comparison is not None and comparison.disagreement is not None
+    comparison = compared(finished.out)
+    assert comparison.disagreement is not None
     for member in comparison.members:
         assert set(member) >= {"trial", "miou", "milliseconds", "parameters", "memory", "train_seconds"}
         own = next(trial for trial in trials_of(finished.out, "base") if trial.trial == member["trial"])
@@ -58,13 +72,12 @@ def test_members_are_told_with_what_they_cost(finished: Finished) -> None:
 def test_what_is_lost_of_the_evidence_is_measured_again(finished: Finished, tiles: Path, tmp_path: Path) -> None:
     shutil.copytree(finished.folder, tmp_path / "again")
     out = tmp_path / "again" / "run"
-    before = (out / "comparison.json").read_text()
-    comparison = Comparison.load(out)
-    assert comparison is not None
+    (path,) = (out / "comparisons").iterdir()
+    before = path.read_text()
+    comparison = compared(out)
     lost = out / "evidence" / f"{comparison.fusions[-1].trial}-block-1"
     (lost / "confusions.npy").write_bytes(b"")
-    (out / "comparison.json").unlink()
+    path.unlink()
     run_tiny(tiles, tmp_path / "again")
-    again = Comparison.load(out)
-    assert again is not None and again.chosen.trial == comparison.chosen.trial
-    assert json.loads((out / "comparison.json").read_text())["fusions"] == json.loads(before)["fusions"]
+    assert compared(out).chosen.trial == comparison.chosen.trial
+    assert json.loads(path.read_text())["fusions"] == json.loads(before)["fusions"]

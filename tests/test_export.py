@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_run import Finished, settings, trials_of, write_spaces
-from written_run import base, meta, usual_run, write_run
+from written_run import MEMBERS, base, meta, usual_run, write_run
 
 from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import Candidate, compare
@@ -14,6 +14,7 @@ from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, EnsembleTuneError, RunError
 from ensemble_tune.export import export_best, exported_trials
 from ensemble_tune.strategy import Strategy
+from ensemble_tune.trial import Params
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 
 
@@ -182,7 +183,7 @@ def test_a_member_that_was_trained_further_since_is_exported_as_it_was_fused(tmp
     assert manifest.trials == ("base-0001", "base-0000") and [b.stop_epoch for b in manifest.bases] == [2, 1]
 
 
-def compared(run: Path, *trials: tuple[str, str, float]) -> Path:
+def compared(run: Path, *trials: tuple[str, str, float], of: Params | None = None) -> Path:
     """A run whose fusions were compared: name, trial, and how often right of 100."""
     fusions = []
     for name, trial, hits in trials:
@@ -200,8 +201,10 @@ def compared(run: Path, *trials: tuple[str, str, float]) -> Path:
             )
             for block in (0, 1, 2)
         ]
-        fusions.append(Candidate(name=name, trial=trial, blocks=tuple(evidence[1:]), val=evidence[0], costs={}))
-    compare(fusions).save(run)
+        fusions.append(
+            Candidate(name=name, trial=trial, epochs=3, blocks=tuple(evidence[1:]), val=evidence[0], costs={})
+        )
+    compare(fusions).save(run, of or {"members": MEMBERS, "folds": 5})
     return run
 
 
@@ -240,3 +243,5 @@ def test_a_comparison_of_other_members_or_of_trials_that_are_gone_chooses_nothin
     )
     compared(other, ("best single", "meta-0000", 60))
     assert export_best(other, tmp_path / "best.toml").origin["meta_trial"] == "meta-0001"
+    compared(other, ("mean", "meta-0001", 60), of={"members": MEMBERS, "member_epochs": "3,4", "folds": 5})
+    assert "crossfit_miou" in export_best(other, tmp_path / "best.toml").scores

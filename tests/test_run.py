@@ -19,7 +19,7 @@ from tiny_run import (
 )
 
 from ensemble_tune.base_search import search_base
-from ensemble_tune.comparison import Comparison
+from ensemble_tune.comparison import current_comparison
 from ensemble_tune.ensemble.cost import MILLISECONDS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.export import export_best
@@ -30,6 +30,7 @@ from ensemble_tune.strategy import Strategy
 from ensemble_tune.timetable import Timetable
 from ensemble_tune.tune.budget import Budget
 from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import rank
 
 
 def test_ctrl_c_in_any_stage_loses_and_doubles_nothing(finished: Finished) -> None:
@@ -48,7 +49,7 @@ def test_an_interrupted_command_says_that_it_goes_on(finished: Finished) -> None
 
 def test_one_call_goes_from_frames_to_a_measured_ensemble(finished: Finished) -> None:
     manifest = EnsembleManifest.load(finished.out / "best.toml")
-    comparison = Comparison.load(finished.out)
+    comparison = current_comparison(finished.out, rank(trials_of(finished.out, "meta"), "max"))
     assert comparison is not None and manifest.origin["meta_trial"] == comparison.chosen.trial
     chosen = {trial.trial: trial for trial in trials_of(finished.out, "meta")}[comparison.chosen.trial]
     assert manifest.scores["fusion_miou"] == chosen.score

@@ -49,6 +49,8 @@ def test_models_are_trained_for_as_long_as_leaves_time_for_several() -> None:
     # 3060 s on each of 2 slots for 8 trainings: 765 s each.
     assert bounded.epochs(30.0, slots=2) == 26 and bounded.epochs(60.0, slots=2) == 13
     assert bounded.epochs(0.1, slots=2) == 60 and bounded.epochs(1e4, slots=2) == 4
+    # However many slots: two of them one after another in the half hour of the base search.
+    assert bounded.epochs(30.0, slots=5) == bounded.epochs(30.0, slots=100) == 30
     assert table(None)[0].epochs(1e4, slots=1) == 60
     assert bounded.base == 0.5 and bounded.base_alone == 0.85 and table(None)[0].base_alone is None
 
@@ -56,11 +58,15 @@ def test_models_are_trained_for_as_long_as_leaves_time_for_several() -> None:
 def test_as_many_members_as_their_folds_can_be_trained_in_time() -> None:
     bounded, clock = table(1.0)
     clock.now += 1800  # half an hour is left, 70% of it for folds: 1260 s on each of 2 slots
-    of = lambda *seconds: bounded.members(trials(*seconds), 3, folds=3, slots=2)  # noqa: E731
+
+    def of(*seconds: float, slots: int = 2) -> int:
+        return bounded.members(trials(*seconds), 3, folds=3, slots=slots)
+
     assert of(400, 400, 400) == 3, "each is trained on two thirds three times: 800 s, 2400 of 2520"
-    assert of(500, 500, 500) == 2
-    assert of(1000, 500, 1) == 0, "not even the best two"
-    assert bounded.members(trials(1), 1, folds=3, slots=2) == 0
+    assert of(500, 500, 500) == 2 and of(1000, 500, 1) == 1 and of(2000, 1, 1) == 0
+    assert of(1800, 1800, 1800, slots=9) == of(1800, 1800, 1800, slots=100) == 3, "1200 s each, all side by side"
+    assert of(2000, 2000, 2000, slots=100) == 0, "a single one takes longer than there is"
+    assert bounded.members(trials(1), 1, folds=3, slots=2) == 1
 
 
 def test_going_on_finds_the_same_members() -> None:
@@ -69,6 +75,10 @@ def test_going_on_finds_the_same_members() -> None:
     chosen = first.members(trials(400, 400, 400), 3, folds=3, slots=2)
     again, _ = table(1.0, base=0.5, fold=0.3)
     assert again.members(trials(400, 400, 400), 3, folds=3, slots=2) == chosen == 3
+    overspent, _ = table(1.0, base=0.5, fold=0.45, meta=0.1, compare=0.1, final=0.5)
+    assert overspent.members(trials(400, 400, 400), 3, folds=3, slots=2) == 3
+    late, _ = table(1.0, base=0.95, fold=0.45)
+    assert late.members(trials(400, 400, 400), 3, folds=3, slots=2) == 0
 
 
 def test_a_runs_ledger_tells_what_it_used(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ BLOCK = 10
 """Frames that are drawn together: neighbours in a video err alike, and are no independent evidence."""
 RESAMPLES = 2000
 _LEVEL = 95.0
+_MANY = 10
+"""Sequences from which whole ones are drawn: frames of one err alike however far apart they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,27 +34,41 @@ class Interval:
 
 
 def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES, block: int = BLOCK) -> Floats:
-    """(R, N) what each of N frames weighs in each of R resamples; every sequence's frames sum to their number.
+    """(R, N) what each of N frames weighs in each of R resamples.
 
-    sequences: each frame's, the frames of one in the order of time. Circular blocks of about `block` frames are drawn
-    within each sequence (Politis and Romano 1992); frames that are a sequence each are drawn one by one from all of
-    them. Of k blocks k - 1 are drawn and weigh k / (k - 1): k of them would understate the variance by that, which is
-    much where a sequence has few (Rao and Wu 1988).
+    sequences: each frame's, the frames of one in the order of time. Where there are ten sequences or more, whole ones
+    are drawn. Of fewer, circular blocks of about `block` frames are drawn within each (Politis and Romano 1992), so
+    that an interval speaks of these sequences, not of others; those too short for two blocks are drawn whole. Of k
+    units k - 1 are drawn and weigh k / (k - 1): k of them would understate the variance by that, which is much
+    where there are few (Rao and Wu 1988).
     """
     chance = np.random.default_rng(seed)
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, sequence in enumerate(sequences):
         rows_of[sequence].append(row)
-    single = [rows[0] for rows in rows_of.values() if len(rows) == 1]
-    groups = [(rows, max(2, round(len(rows) / block))) for rows in rows_of.values() if len(rows) > 1]
+    clips = list(rows_of.values())
+    long = [rows for rows in clips if len(rows) >= 2 * block and len(clips) < _MANY]
+    units = [rows for rows in clips if rows not in long]
+    if len(units) == 1 and len(units[0]) > 1:
+        long, units = [*long, *units], []
     weights = np.ones((resamples, len(sequences)))
-    for rows, blocks in [*groups, *([(single, len(single))] if len(single) > 1 else [])]:
+    for rows in long:
+        blocks = max(2, round(len(rows) / block))
         starts = chance.integers(0, len(rows), (resamples, blocks - 1))
         drawn = (starts[:, :, None] + np.arange(-(-len(rows) // blocks))).reshape(resamples, -1) % len(rows)
-        for resample in range(resamples):
-            counts = np.bincount(drawn[resample], minlength=len(rows))
-            weights[resample, rows] = counts * len(rows) / drawn.shape[1]
+        weights[:, rows] = _counts(drawn, len(rows)) * len(rows) / drawn.shape[1]
+    if len(units) > 1:
+        drawn = chance.integers(0, len(units), (resamples, len(units) - 1))
+        of_unit = _counts(drawn, len(units)) * len(units) / (len(units) - 1)
+        for place, rows in enumerate(units):
+            weights[:, rows] = of_unit[:, [place]]
     return weights
+
+
+def _counts(drawn: Counts, places: int) -> Counts:
+    """(R, D) numbers in 0..places-1 to (R, places): how often each is in each row."""
+    offset = drawn + places * np.arange(len(drawn))[:, None]
+    return np.bincount(offset.ravel(), minlength=len(drawn) * places).reshape(len(drawn), places)
 
 
 def ious(confusions: Counts | Floats) -> Floats:
@@ -70,25 +86,32 @@ def resampled_ious(evidence: Evidence, weights: Floats) -> Floats:
     return ious(pooled.reshape(-1, classes, classes))
 
 
-def gain(
-    better: Sequence[Evidence], worse: Sequence[Evidence], *, classes: Sequence[str] | None = None, seed: int = 0
-) -> Interval:
+def gain(better: Sequence[Evidence], worse: Sequence[Evidence], *, seed: int = 0) -> Interval:
     """How much higher the first model's mean IoU is than the second's, in paired resamples of the frames.
 
-    better, worse: each model's evidence, one a seed; figures are means over the seeds. classes: those that the mean is
-    over; None is all. A class that no frame of a resample holds joins no mean of it. Raises ValueError where the
+    better, worse: each model's evidence, one a seed; figures are means over the seeds. Raises ValueError where the
     evidence is of different frames.
     """
     first = better[0]
-    weights = np.concatenate([np.ones((1, len(first.names))), draw_frames(first.sequences, seed=seed)])
-    chosen = [first.classes.index(name) for name in (classes or first.classes)]
+    weights = with_all(draw_frames(first.sequences, seed=seed))
 
     def scores(found: Sequence[Evidence]) -> Floats:
-        each = [resampled_ious(own.sorted_as(first.names), weights)[:, chosen] for own in found]
+        each = [resampled_ious(own.sorted_as(first.names), weights) for own in found]
         return cast(Floats, np.mean([mean_of_numbers(own) for own in each], axis=0))
 
-    differences = scores(better) - scores(worse)
-    low, high = np.nanpercentile(differences[1:], [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
+    return difference(scores(better), scores(worse))
+
+
+def with_all(weights: Floats) -> Floats:
+    """(R, N) resamples to (1 + R, N): before them all frames once, which gives the figure itself."""
+    return np.concatenate([np.ones((1, weights.shape[1])), weights])
+
+
+def difference(better: Floats, worse: Floats) -> Interval:
+    """The difference of two models' scores (1 + R,), the first one the figure itself; nan where it is not defined."""
+    differences = better - worse
+    known = differences[1:][~np.isnan(differences[1:])]
+    low, high = np.percentile(known, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2]) if len(known) else (np.nan, np.nan)
     return Interval(value=float(differences[0]), low=float(low), high=float(high))
 
 

@@ -14,8 +14,8 @@ from ensemble_tune.ensemble.frames import IGNORED, Frames
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.errors import DataError
 
-_OF_EACH_CLASS = 10_000
-"""Pixels sampled of each class: a model's IoU of the rarest class is then known to about 0.005."""
+_OF_EACH_CLASS, _OF_ALL = 10_000, 200_000
+"""Pixels sampled of each class, and at most of all: of few classes, the IoU of the rarest is known to about 0.005."""
 _LARGEST_START = 5
 _ROUNDS = 20
 _BAGS, _SHARE = 16, 0.5
@@ -48,8 +48,9 @@ class PixelSample:
         counts = np.zeros(IGNORED + 1, np.int64)
         for i in range(len(frames)):
             counts += np.bincount(frames.label(i).ravel(), minlength=IGNORED + 1)
+        wanted = min(_OF_EACH_CLASS, _OF_ALL // classes)
         chance = np.zeros(IGNORED + 1)
-        chance[:classes] = np.minimum(1.0, _OF_EACH_CLASS / np.maximum(1, counts[:classes]))
+        chance[:classes] = np.minimum(1.0, wanted / np.maximum(1, counts[:classes]))
         predictions, labels = [], []
         for i in range(len(frames)):
             label = frames.label(i)

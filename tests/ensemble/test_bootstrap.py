@@ -27,14 +27,41 @@ def noisy(mean: float, frames: int, seed: int, *, sequence: int = 20) -> Evidenc
     return evidence(np.clip(chance.normal(mean, 8, frames), 0, 100).astype(int).tolist(), sequence=sequence)
 
 
-def test_every_resample_keeps_the_length_of_each_sequence() -> None:
-    sequences = ["a"] * 25 + ["b"] * 7 + ["c", "d", "e"]
+def test_every_resample_keeps_the_length_of_each_long_sequence() -> None:
+    sequences = ["a"] * 25 + ["b"] * 40 + ["c", "d", "e"]
     weights = draw_frames(sequences, resamples=50)
-    assert weights.shape == (50, 35) and (weights >= 0).all()
-    for rows, frames in ((slice(0, 25), 25), (slice(25, 32), 7), (slice(32, 35), 3)):
+    assert weights.shape == (50, 68) and (weights >= 0).all()
+    for rows, frames in ((slice(0, 25), 25), (slice(25, 65), 40), (slice(65, 68), 3)):
         assert weights[:, rows].sum(1) == pytest.approx(np.full(50, frames))
     assert len({tuple(row) for row in weights.tolist()}) > 40
     assert draw_frames(["a"], resamples=2).tolist() == [[1.0], [1.0]]
+
+
+def test_short_clips_are_drawn_whole_and_so_are_all_where_they_are_many() -> None:
+    few = draw_frames(["a"] * 7 + ["b"] * 4 + ["c"] * 30, resamples=20)
+    assert all(len(set(row[:7])) == 1 == len(set(row[7:11])) for row in few.tolist())
+    assert (np.ptp(few[:, 11:], axis=1) > 0).any(), "but a long one in blocks"
+    many = draw_frames([f"{number // 30}" for number in range(360)], resamples=20)
+    assert (np.ptp(many.reshape(20, 12, 30), axis=2) == 0).all()
+    alone = draw_frames(["a"] * 8, resamples=50)
+    assert (np.ptp(alone, axis=1) > 0).all(), "of a single one in two blocks"
+
+
+def test_frames_of_one_clip_are_no_independent_evidence() -> None:
+    """60 clips of 3 alike frames each: as unsure as of 60 frames."""
+    better, worse = noisy(71, 60, 0, sequence=1), noisy(70, 60, 1, sequence=1)
+    thrice = [
+        dataclasses.replace(
+            own,
+            names=tuple(f"{name}-{copy}" for name in own.names for copy in range(3)),
+            sequences=tuple(name for name in own.names for _ in range(3)),
+            confusions=own.confusions.repeat(3, axis=0),
+        )
+        for own in (better, worse)
+    ]
+    alone, copied = gain([better], [worse]), gain([thrice[0]], [thrice[1]])
+    assert copied.value == pytest.approx(alone.value)
+    assert copied.high - copied.low == pytest.approx(alone.high - alone.low, rel=0.1)
 
 
 def test_neighbours_are_drawn_together_and_lone_frames_one_by_one() -> None:
@@ -79,13 +106,10 @@ def test_the_order_of_frames_does_not_matter() -> None:
         gain([one], [noisy(75, 39, 1)])
 
 
-def test_seeds_are_averaged_and_classes_chosen() -> None:
+def test_seeds_are_averaged() -> None:
     one, other, third = noisy(80, 40, 0), noisy(75, 40, 1), noisy(70, 40, 2)
     mean = gain([one, other], [third])
     assert mean.value == pytest.approx((gain([one], [third]).value + gain([other], [third]).value) / 2)
-    skewed = dataclasses.replace(one, confusions=one.confusions.copy())
-    skewed.confusions[:, 1] = [0, 100]  # poles are all found; some sky is called pole still
-    assert gain([skewed], [one], classes=["pole"]).value != gain([skewed], [one]).value
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
