@@ -15,7 +15,7 @@ from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.trial import Value
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
-ClassWeights = Literal["none", "log", "sqrt"]
+ClassWeights = Literal["none", "log", "sqrt", "median"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MetaKind = Literal["mean", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"]
 
