@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python benchmarks/quality_tune.py $(LCBENCH)
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
+	$(BIN)/python benchmarks/small_objects.py $(CAMVID)
 
 # Kills drivers and workers at random moments, 300 times; a quarter of an hour and more.
 soak: setup
