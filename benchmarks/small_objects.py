@@ -76,13 +76,13 @@ SIZES = ((60, 80), SIZE, (180, 240))
 REFERENCE = BaseConfig(
     size=SIZE, epochs=20, batch_size=8, learning_rate=2e-3, jaccard_weight=0.0, class_weights="log", augmentation=0.5
 )
-# Twice as many steps an epoch take more time, mostly the optimiser's: hence fewer epochs.
-STEPS = replace(REFERENCE, epochs=17, batch_size=4, jaccard_weight=0.5, augmentation=0.2)
+# Of BaseConfig. Twice as many steps an epoch take more time, mostly the optimiser's: hence fewer epochs.
+DEFAULTS = replace(REFERENCE, epochs=17, batch_size=4, jaccard_weight=0.5, class_weights="sqrt", augmentation=0.2)
 RECIPES = {
     "reference": Recipe(config=REFERENCE, labels="nearest"),
     "thin labels": Recipe(config=REFERENCE),
-    "and steps, Jaccard, sqrt weights": Recipe(config=replace(STEPS, class_weights="sqrt")),
-    "and steps, Jaccard, median weights": Recipe(config=replace(STEPS, class_weights="median")),
+    "and the defaults": Recipe(config=DEFAULTS),
+    "and median-frequency weights": Recipe(config=replace(DEFAULTS, class_weights="median")),
 }
 """The first one is what the others are compared with."""
 
