@@ -46,6 +46,11 @@ bench: setup
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
 	$(BIN)/python benchmarks/twenty_minutes.py $(CAMVID)
+	$(BIN)/python benchmarks/small_objects.py $(CAMVID)
+	$(BIN)/ensemble-tune search base --data $(CAMVID) --out runs/curves --size 60x80 --space base-small \
+	    --trials 24 --epochs 9 --sampler random --scheduler none
+	$(BIN)/python benchmarks/own_curves.py runs/curves 300
+	$(BIN)/python benchmarks/ensemble_gain.py $(CAMVID) --out runs/ensemble_gain
 
 # Kills drivers and workers at random moments, 300 times; a quarter of an hour and more.
 soak: setup

@@ -70,7 +70,7 @@ class BaseTrial:
         def score(model: nn.Module) -> dict[str, float]:
             if scored is None:
                 return {}
-            timer = ForwardTimer(lambda rows: _logits(model, scored, rows, device), device)
+            timer = ForwardTimer(lambda rows: logits_of(model, scored, rows, device), device)
             return {**score_frames(timer, scored, _SCORED_TOGETHER).scores, **costs(model, timer, megabytes())}
 
         if start is not None:
@@ -86,7 +86,7 @@ class BaseTrial:
             model=model,
             config=config,
             loss=SegmentationLoss(weights, config.jaccard_weight),
-            batches=lambda epoch: ahead(_batches(config, training, epoch)),
+            batches=lambda epoch: ahead(augmented_batches(config, training, epoch)),
             steps=len(training) // config.batch_size,
             score=score,
             device=device,
@@ -116,7 +116,7 @@ class BaseTrial:
                 write_predictions(store.folder(config, fold, part, flip=flip), stamp, predicted)
 
 
-def _batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:
+def augmented_batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:
     """An epoch's augmented batches."""
     augment = Augment(config.augmentation)
     for rows, seeds in shuffled_rows(config, epoch, len(frames)):
@@ -125,7 +125,7 @@ def _batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:
         yield Batch((as_images(list(images)),), torch.from_numpy(np.stack(labels)))
 
 
-def _logits(model: nn.Module, frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:
+def logits_of(model: nn.Module, frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:
     """Logits (B, C, h, w) of frames as they are."""
     logits: Tensor = model(_images(frames, rows, device))
     return logits

@@ -15,7 +15,7 @@ from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.trial import Value
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
-ClassWeights = Literal["none", "log", "sqrt"]
+ClassWeights = Literal["none", "log", "sqrt", "median"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MetaKind = Literal[
     "mean", "weighted", "greedy", "linear", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"
@@ -140,7 +140,7 @@ class BaseConfig(_Config):
     """Length of the learning-rate schedule, in passes over the training frames."""
     stop_epoch: int | None = None
     """Train no further than this epoch of the schedule; None is all of it."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Frames a step; an incomplete last batch is dropped."""
     learning_rate: float = 2e-3
     """AdamW's highest step size."""
@@ -148,11 +148,11 @@ class BaseConfig(_Config):
     """AdamW's decoupled weight decay, per step and unit of learning rate."""
     schedule: Schedule = "one_cycle"
     """How the learning rate moves over the steps."""
-    jaccard_weight: float = 0.0
+    jaccard_weight: float = 0.5
     """Share of the Jaccard loss in [0, 1); the rest is cross-entropy, since Jaccard alone can collapse."""
-    class_weights: ClassWeights = "log"
+    class_weights: ClassWeights = "sqrt"
     """Weights of the classes in the cross-entropy, from their pixel frequencies in the training frames."""
-    augmentation: float = 0.5
+    augmentation: float = 0.2
     """Strength in [0, 1]: 0 shows frames as they are."""
     gradient_clip: float = 1.0
     """Largest norm of a step's gradient; 0 does not clip."""

@@ -9,7 +9,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import cast
 
-import cv2
 import numpy as np
 
 from ensemble_tune.ensemble.config import format_size
@@ -17,11 +16,9 @@ from ensemble_tune.ensemble.dataset import Dataset, Frame
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DiskCache
 from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, read_mask, resized
+from ensemble_tune.ensemble.labels import IGNORED, scaled_labels
 
-IGNORED = 255
-"""The label of unlabelled pixels, whatever a data set's own masks call them."""
-
-_VERSION = 1
+_VERSION = 2
 """Of the files and of how frames are resized; another version is another folder."""
 _READERS = 4
 _TOGETHER = (("train", "val"), ("test",))
@@ -73,8 +70,7 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Di
 
         def fill(row: int) -> None:
             images[row] = resized(read_image(frames[row].image), size)
-            # "Exact" takes the middle one of the pixels that become one; plain nearest takes their upper left.
-            labels[row] = cv2.resize(truths[row], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            labels[row] = scaled_labels(truths[row], size)
 
         _for_each_row(fill, len(frames))
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from ensemble_tune.ensemble.dataset import Dataset
 from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
-from ensemble_tune.ensemble.frame_cache import IGNORED, StoredFrames, stored_frames
+from ensemble_tune.ensemble.frame_cache import StoredFrames, stored_frames
 from ensemble_tune.ensemble.image_file import Pixels, read_image
+from ensemble_tune.ensemble.labels import IGNORED
 
 __all__ = ["IGNORED", "Frames", "load_frames", "read_image"]
 

@@ -14,14 +14,17 @@ from ensemble_tune.ensemble.config import ClassWeights
 from ensemble_tune.ensemble.frames import IGNORED
 from ensemble_tune.errors import TrainingError
 
+_LARGEST = 32.0
+"""Of a median-frequency weight: a class of a few pixels would otherwise drown all others."""
+
 
 def class_weights(kind: ClassWeights, frequencies: npt.ArrayLike) -> Tensor:
     """Weights of the classes in the cross-entropy, with mean 1 over the classes that occur.
 
     frequencies: (C,), each class's share of the labelled training pixels. Returns (C,), float32, finite and positive; a
     class that never occurs gets the largest weight of those that do. Raises TrainingError if none occurs.
-    log: 1 / ln(1.02 + p), Paszke 2016, ENet. sqrt: square root of median-frequency weights, sqrt(median(p) / p), which
-    Eigen and Fergus 2015 take without the root; with it, rare classes gain less at the cost of the rest.
+    log: 1 / ln(1.02 + p), Paszke 2016, ENet. median: median(p) / p, Eigen and Fergus 2015, at most _LARGEST; without a
+    Jaccard loss beside it, rare classes gain at the cost of the rest. sqrt: its square root, with which they gain less.
     """
     shares = np.asarray(frequencies, dtype=np.float64)
     occurs = shares > 0
@@ -30,8 +33,9 @@ def class_weights(kind: ClassWeights, frequencies: npt.ArrayLike) -> Tensor:
     weights = np.ones_like(shares)
     if kind == "log":
         weights = 1 / np.log(1.02 + shares)
-    elif kind == "sqrt":
-        weights[occurs] = np.sqrt(np.median(shares[occurs]) / shares[occurs])
+    elif kind != "none":
+        ratios = np.median(shares[occurs]) / shares[occurs]
+        weights[occurs] = np.sqrt(ratios) if kind == "sqrt" else np.minimum(ratios, _LARGEST)
     weights /= weights[occurs].mean()
     weights[~occurs] = weights[occurs].max()
     return torch.from_numpy(weights.astype(np.float32))

@@ -34,7 +34,7 @@ def test_every_field_counts_in_the_digest(kind: type[BaseConfig] | type[MetaConf
         "size": (64, 64),
         "stop_epoch": 2,
         "schedule": "cosine",
-        "class_weights": "sqrt",
+        "class_weights": "median",
         "precision": "float32",
         "scale": 0.5,
         "jaccard_weight": 0.2,

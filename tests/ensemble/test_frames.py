@@ -13,6 +13,7 @@ from tiny_frames import write_frame, write_sequences
 from ensemble_tune.ensemble import frame_cache
 from ensemble_tune.ensemble.dataset import Dataset, open_dataset
 from ensemble_tune.ensemble.frames import IGNORED, load_frames, read_image
+from ensemble_tune.ensemble.labels import scaled_labels
 from ensemble_tune.errors import ConfigError, DataError
 
 SIZE = (4, 4)
@@ -41,9 +42,10 @@ def test_images_are_rgb_shrunk_by_area(dataset: Dataset, cache: Path) -> None:
     assert np.array_equal(frames.image(1), cv2.resize(bgr, SIZE[::-1], interpolation=cv2.INTER_AREA)[..., ::-1])
 
 
-def test_labels_take_the_middle_of_what_becomes_one_pixel(dataset: Dataset, cache: Path) -> None:
+def test_labels_are_scaled_so_that_thin_things_stay_whole(dataset: Dataset, cache: Path) -> None:
     frames = load_frames(dataset, "train", SIZE, cache)
-    assert np.array_equal(frames.label(2), frames.truth(2)[1::3, 2::4])
+    for i in range(len(frames)):
+        assert np.array_equal(frames.label(i), scaled_labels(frames.truth(i), SIZE))
 
 
 def test_truth_has_each_frames_own_size_and_unlabelled_is_ignored(dataset: Dataset, cache: Path) -> None:

@@ -74,23 +74,30 @@ def test_the_loss_of_half_precision_logits_is_float32(share: float) -> None:
 
 def test_the_weights_of_classes_that_occur_have_mean_one() -> None:
     frequencies = np.array([0.7, 0.25, 0.05, 0.0])
-    for kind in ("none", "log", "sqrt"):
+    for kind in ("none", "log", "sqrt", "median"):
         assert class_weights(kind, frequencies)[:3].mean().item() == pytest.approx(1.0)
 
 
 def test_rare_classes_weigh_more_as_their_papers_say() -> None:
     frequencies = [0.64, 0.32, 0.04]
-    log, sqrt = class_weights("log", frequencies), class_weights("sqrt", frequencies)
+    log, sqrt, median = (class_weights(kind, frequencies) for kind in ("log", "sqrt", "median"))  # type: ignore[arg-type]
     assert (log[2] / log[0]).item() == pytest.approx(math.log(1.02 + 0.64) / math.log(1.02 + 0.04), rel=1e-5)
     assert (sqrt[2] / sqrt[0]).item() == pytest.approx(4.0, rel=1e-5)
+    assert (median[2] / median[0]).item() == pytest.approx(16.0, rel=1e-5)
     assert class_weights("none", frequencies).tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("kind", ["none", "log", "sqrt"])
+@pytest.mark.parametrize("kind", ["none", "log", "sqrt", "median"])
 def test_an_absent_class_gets_the_largest_finite_weight(kind: str) -> None:
     weights = class_weights(kind, [0.9, 0.1, 0.0])  # type: ignore[arg-type]
     assert torch.isfinite(weights).all()
     assert weights[2] == weights[:2].max()
+
+
+def test_a_class_of_a_few_pixels_does_not_drown_the_others() -> None:
+    weights = class_weights("median", [0.6, 0.399999, 1e-6, 0.0])
+    assert (weights[2] / weights[1]).item() == pytest.approx(32.0, rel=1e-4)
+    assert weights[3] == weights[2]
 
 
 def test_frames_without_any_label_are_refused() -> None:
