@@ -90,7 +90,7 @@ RECIPES = {
 def bounds(stage: StageData, sizes: Sequence[tuple[int, int]]) -> None:
     """Prints what labels of each scaling reach."""
     print(f"{'labels grown back, val':34}{'mIoU':>8}{'small':>8}")
-    frames = stage.split("val", sizes[0])
+    frames = stage.frames("val", sizes[0])
     for size in sizes:
         for name, scale in SCALINGS.items():
             confusion = Confusion(len(frames.classes))
@@ -113,7 +113,7 @@ def train(job: tuple[Path, StageData, str, int]) -> dict[str, float]:
     if file.exists():
         return dict(json.loads(file.read_text(encoding="utf-8")))
     device = stage.prepare()
-    frames, val = stage.training(config.size), stage.split("val", config.size)
+    frames, val = stage.training(config.size), stage.frames("val", config.size)
     if recipe.labels == "nearest":
         frames = NearestFrames(**{field: getattr(frames, field) for field in Frames.__slots__})
     clock = Clock(config.epochs, partial(scored, frames=val, device=device))
