@@ -63,8 +63,10 @@ def test_where_the_raylet_is_killed_the_next_call_goes_on(tmp_path: Path, local_
 
 
 def test_a_ledger_that_cannot_be_written_for_a_while_loses_nothing(
-    tmp_path: Path, local_ray: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, local_ray: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("_FLUSH_SECONDS", "_FLUSH_LATEST_SECONDS"):  # so that some fall into the time without the folder
+        monkeypatch.setattr(f"ensemble_tune.tune.ledger.{name}", 0.5)
     whole = search(tmp_path, 4, 9, 0.2, local_ray)
     parts = tmp_path / "ledger" / "epochs"
 
