@@ -132,7 +132,7 @@ def _choose(
     """The members, and whether the hours left hold the fold trainings that a fit to them needs."""
     wanted = count_members(bases, ranked)
     affordable = timetable.members(ranked, wanted, data.folds, slots(settings))
-    fit = affordable >= min(2, wanted)
+    fit = timetable.holds_fits(ranked, wanted, data.folds, slots(settings))
     if not fit:
         settings.say("no fusion is fitted, means alone are compared: the hours left hold no fold trainings")
     elif affordable < wanted:
@@ -149,16 +149,17 @@ def slots(settings: Settings) -> int:
 
 
 def simple_fusions(space: SearchSpace, fixed: Params, members: int, *, fit: bool = True) -> list[dict[str, Value]]:
-    """What is tried beside a space's points: the plain mean, each member alone, and (fit) the simple fits to them.
+    """What is tried beside a space's points: the mean, each alone, means of the best few, and (fit) simple fits.
 
     Each as often as the space has ways to mirror frames, and the means as often as it has ways to deploy members: a fit
     is the same for all of these.
     """
-    everyone = "+".join(str(place) for place in range(1, members + 1))
+    best = ["+".join(str(place) for place in range(1, size + 1)) for size in range(1, members + 1)]
+    everyone, fewer = best[-1], best[1:-1]
     alone = [str(place) for place in range(1, members + 1) if members > 1]
     ways = _values(space, DEPLOY, "refit")
     fusions: list[dict[str, Value]] = [
-        {"kind": "mean", BASES: subset, DEPLOY: way} for way in ways for subset in (everyone, *alone)
+        {"kind": "mean", BASES: subset, DEPLOY: way} for way in ways for subset in (everyone, *alone, *fewer)
     ]
     if members > 1 and fit:
         own: Params = {"batch_size": min(int(size) for size in _values(space, "batch_size", 8)), **_SIMPLE_TRAINING}

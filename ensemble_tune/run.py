@@ -87,7 +87,7 @@ def run_all(
 
         found = search(timetable.base)
         ranked = rank([record for record in found.records if record.status is not Status.RUNNING], "max")
-        if timetable.members(ranked, members, data.folds, slots(settings)) == 0 < members - 1:
+        if not timetable.holds_fits(ranked, members, data.folds, slots(settings)):
             search(timetable.base_alone)
         search_meta(
             settings,

@@ -87,6 +87,10 @@ class Timetable:
                 return count
         return 0
 
+    def holds_fits(self, ranked: Sequence[TrialRecord], wanted: int, folds: int, slots: int) -> bool:
+        """Whether there is time for the folds that fitting a fusion of two members, or of the one wanted, needs."""
+        return self.members(ranked, wanted, folds, slots) >= min(2, wanted)
+
     def meta(self, used: float) -> float | None:
         """Hours of the search of fusions in all, of which so many are used; asked for when it begins."""
         return None if self.hours is None else used + _META_SHARE * self.left

@@ -34,7 +34,9 @@ def test_the_simplest_fusions_come_first() -> None:
 
 def test_one_member_has_one_simple_fusion_and_without_fits_there_are_means_alone() -> None:
     assert told(simple_fusions(PLAIN, FIXED, 1)) == [("mean", "1", "refit", False)]  # type: ignore[arg-type]
-    assert {point["kind"] for point in simple_fusions(PLAIN, FIXED, 3, fit=False)} == {"mean"}
+    means = simple_fusions(PLAIN, FIXED, 4, fit=False)
+    assert {point["kind"] for point in means} == {"mean"}
+    assert [point["bases"] for point in means] == ["1+2+3+4", "1", "2", "3", "4", "1+2", "1+2+3"]
 
 
 def test_mirrored_frames_and_ways_to_deploy_multiply_what_is_tried_but_no_fit_is_made_twice() -> None:

@@ -67,6 +67,13 @@ def test_as_many_members_as_their_folds_can_be_trained_in_time() -> None:
     assert of(1800, 1800, 1800, slots=9) == of(1800, 1800, 1800, slots=100) == 3, "1200 s each, all side by side"
     assert of(2000, 2000, 2000, slots=100) == 0, "a single one takes longer than there is"
     assert bounded.members(trials(1), 1, folds=3, slots=2) == 1
+    for seconds, wanted, holds in (
+        ([500, 500], 2, True),
+        ([1000, 500], 2, False),
+        ([1000], 1, True),
+        ([2000], 1, False),
+    ):
+        assert bounded.holds_fits(trials(*seconds), wanted, folds=3, slots=2) == holds
 
 
 def test_going_on_finds_the_same_members() -> None:
