@@ -114,11 +114,14 @@ def search_meta(
         predict(settings, data, members, parts, flips(meta_space))
         if timetable.hours is not None:
             # What is simple is tried in any case: there is an answer, however short the time.
-            simple = replace(search, trials=0, budget=Budget(), belongs=lambda r: any(map(r.is_of, search.points)))
+            given = search.points
+            simple = replace(search, trials=0, budget=Budget(), belongs=lambda r: any(map(r.is_of, given)))
             result = simple.run()
         if timetable.left:
-            hours = timetable.meta(used_by_stage(settings.out)[STAGE])
-            result = replace(search, budget=replace(search.budget, hours=hours)).run()
+            if timetable.hours is not None:
+                hours = timetable.meta(used_by_stage(settings.out)[STAGE])
+                search = replace(search, budget=replace(search.budget, hours=hours))
+            result = search.run()
         if fit and stacking == "out-of-fold":
             own = [record for record in Ledger(settings.out / LEDGER).trials(STAGE) if search.belongs(record)]
             seconds = 3600 * timetable.compare * min(slots(settings), data.folds)

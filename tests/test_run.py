@@ -138,3 +138,13 @@ def test_hours_bound_the_whole_run(tiles: Path, tmp_path: Path) -> None:
     assert str(ended["base"]).endswith("hours used")
     assert {trial.params["kind"] for trial in trials_of(tmp_path / "run", "meta")} >= {"mean"}
     assert (tmp_path / "run" / "final" / "metrics.json").exists()
+
+
+def test_hours_of_a_search_of_fusions_are_its_own(finished: Finished, tiles: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "again")
+    out, meta = tmp_path / "again" / "run", write_spaces(tmp_path / "spaces")[1]
+    bounded = Strategy(budget=Budget(hours=1e-6))
+    own = settings(tiles, out, finished.folder / "cache")
+    search_meta(own, space=meta, trials=10_000, epochs=8, strategy=bounded)
+    reasons = [session.reason for session in Ledger(out / LEDGER).sessions() if session.stage == "meta"]
+    assert str(reasons[-1]).endswith("hours used")
