@@ -33,4 +33,4 @@ META = StageDefaults(sampler="tpe", scheduler="none")
 
 def defaults_of(stage: str) -> StageDefaults:
     """Those of a stage; of a search of anyone's own, those of `Search`."""
-    return {"base": BASE, "meta": META}.get(stage, StageDefaults(sampler="tpe", scheduler="none"))
+    return {"base": BASE, "meta": META}.get(stage, StageDefaults(sampler="random", scheduler="asha-promote"))

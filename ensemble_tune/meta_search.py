@@ -76,7 +76,7 @@ def search_meta(
         meta_space = _with_members_there(meta_space, len(chosen.records))
         comparable = ("size", "epochs", STACKING, FOLDS, *([DEPLOY] if deploy is not None and fit else []))
         if not fit:
-            trials, deploy, meta_space = 0, "refit", meta_space.fixed(**{_FLIP: False})
+            trials, deploy = 0, "refit"
         members = {record.trial: member_config(record) for record in chosen.records}
         fixed: dict[str, Value] = {
             "size": size,

@@ -13,10 +13,12 @@ from ensemble_tune.tune.record import TrialRecord
 
 _BASE_SHARE, _BASE_ALONE_SHARE = 0.5, 0.85
 """Of all hours: a fusion cannot find what no base model has learnt. The second where no fusion is fitted."""
-_FULL_TRAININGS = 8
-"""So many base models could be trained to their end: enough to choose among, and each long enough to learn."""
-_ONE_AFTER_ANOTHER = 2
-"""So many of them a slot must have time for before the fusions, however many slots there are."""
+_TRAINED_SHARE = 0.7
+"""Of all hours: what the trainings that are planned may take. The rest is for those that are stopped early, and for what
+a slot takes longer than was probed: a training that the end of the hours cuts off is lost to the ensemble."""
+_FULL_TRAININGS, _ONE_AFTER_ANOTHER = 4, 2
+"""So many base models could be trained to their end, and so many of them one after another on each slot, however many
+slots there are: more than are fused, and each long enough to learn."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 4, 60
 _FOLDS_SHARE = 0.7
 """Of what the base search leaves; the rest is for fitting and comparing fusions, and for the final training."""
@@ -64,11 +66,8 @@ class Timetable:
         """How long base models should be trained, where an epoch takes so many seconds on each of so many slots."""
         if self.hours is None:
             return _MOST_EPOCHS
-        all_of_them = _BASE_ALONE_SHARE * slots / _FULL_TRAININGS
-        one_of_them = _BASE_SHARE / _ONE_AFTER_ANOTHER
-        return min(
-            _MOST_EPOCHS, max(_FEWEST_EPOCHS, round(min(all_of_them, one_of_them) * self.hours * 3600 / seconds))
-        )
+        share = _TRAINED_SHARE * min(slots / _FULL_TRAININGS, 1 / _ONE_AFTER_ANOTHER)
+        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(share * self.hours * 3600 / seconds)))
 
     def members(self, ranked: Sequence[TrialRecord], most: int, folds: int, slots: int) -> int:
         """How many of the base trials can have their folds trained in time: `most` at most, 0 where not even one can.

@@ -154,6 +154,8 @@ class BaseConfig(_Config):
     """Weights of the classes in the cross-entropy, from their pixel frequencies in the training frames."""
     augmentation: float = 0.2
     """Strength in [0, 1]: 0 shows frames as they are."""
+    averaging: float = 0.1
+    """Share of the steps so far over which the weights that are scored and kept are averaged; 0 takes the last ones."""
     gradient_clip: float = 1.0
     """Largest norm of a step's gradient; 0 does not clip."""
     precision: Precision = "auto"
@@ -212,6 +214,8 @@ class MetaConfig(_Config):
     """Weights of the classes in the cross-entropy, from their pixel frequencies in the training frames."""
     augmentation: float = 0.0
     """Strength in [0, 1] of the augmentation of predictions, image and labels together."""
+    averaging: float = 0.0
+    """Share of the steps so far over which the weights that are scored and kept are averaged; 0 takes the last ones."""
     gradient_clip: float = 1.0
     """Largest norm of a step's gradient; 0 does not clip."""
     precision: Precision = "auto"
@@ -247,5 +251,6 @@ def _check_training(config: BaseConfig | MetaConfig) -> None:
     _check(0 < config.learning_rate <= 1, "learning_rate", "above 0 and at most 1", config.learning_rate)
     _check(0 <= config.weight_decay <= 1, "weight_decay", "within 0 and 1", config.weight_decay)
     _check(0 <= config.augmentation <= 1, "augmentation", "within 0 and 1", config.augmentation)
+    _check(0 <= config.averaging < 1, "averaging", "at least 0 and below 1", config.averaging)
     _check(config.gradient_clip >= 0, "gradient_clip", "at least 0", config.gradient_clip)
     _check(config.seed >= 0, "seed", "at least 0", config.seed)

@@ -111,11 +111,15 @@ def _faster(module: nn.Module) -> type[nn.Module] | None:
     if type(module) is nn.Conv2d:
         if max(module.dilation) > 1 and _keeps_size(module):
             return DilatedConv2d
-        if max(module.stride) > 1 and module.groups == module.in_channels == module.out_channels > 1:
+        if max(module.stride) > 1 and max(module.kernel_size) > 1 and _is_depthwise(module):
             return StridedDepthwiseConv2d
     if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
         return GlobalAveragePool2d
     return PooledBranch if type(module) is ASPPPooling else None
+
+
+def _is_depthwise(module: nn.Conv2d) -> bool:
+    return module.groups == module.in_channels == module.out_channels > 1
 
 
 def _keeps_size(module: nn.Conv2d) -> bool:

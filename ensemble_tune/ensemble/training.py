@@ -88,7 +88,7 @@ def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch]
     total = torch.zeros((), device=device)
     watched = torch.zeros((), device=device)
     load = 0.0
-    state.model.train()
+    state.trained.train()
     for step, (batch, waited) in zip(range(state.steps), _waiting(batches), strict=True):
         load += waited
         overall = (epoch - 1) * state.steps + step
@@ -100,6 +100,7 @@ def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch]
                 f"a step must fit the GPU's memory, but batch_size {config.batch_size} at {format_size(config.size)} "
                 "does not; lower one of them, or give the trial a larger share of a GPU"
             ) from error
+        state.follow(overall + 1)
         total += value
         # The scaler meets infinite gradients on purpose, and leaves their steps out.
         watched += value if state.scaler.is_enabled() else value + norm
@@ -126,13 +127,13 @@ def _waiting(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
 def _train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
     """One step of the optimiser; returns the loss and the gradient's norm before clipping, still on the device."""
     inputs = (tensor.to(state.device, non_blocking=True) for tensor in batch.inputs)
-    value: Tensor = loss(state.model(*inputs), batch.labels.to(state.device, non_blocking=True))
+    value: Tensor = loss(state.trained(*inputs), batch.labels.to(state.device, non_blocking=True))
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     state.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(state.scaler.scale(value))
     state.scaler.unscale_(state.optimiser)
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), state.config.gradient_clip or math.inf)
+    norm = nn.utils.clip_grad_norm_(state.trained.parameters(), state.config.gradient_clip or math.inf)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     return value.detach(), norm

@@ -1,12 +1,14 @@
 """What one training needs to go on from an epoch: weights, optimiser state and a few scalars; no pickle.
 
 model.safetensors      the model's weights and buffers, alone: all that inference needs
+trained.safetensors    where those are an average, the ones that go on to be trained
 optimiser.safetensors  "<parameter>/<quantity>": AdamW's two means and its step
 state.json             epoch, digest of the config, steps an epoch, scale of the loss
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -25,6 +27,7 @@ from ensemble_tune.errors import RunError
 from ensemble_tune.trial import Checkpoint
 
 WEIGHTS_FILE = "model.safetensors"
+_TRAINED_FILE = "trained.safetensors"
 _OPTIMISER_FILE = "optimiser.safetensors"
 _STATE_FILE = "state.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -34,14 +37,20 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class TrainingState:
     """A model on its device, with the optimiser and the loss scale that train it.
 
-    steps: an epoch's steps. AdamW is Loshchilov and Hutter 2019; normalisation weights and biases are not decayed,
-    since shrinking them regularises nothing.
+    model: what is scored and kept; `trained` is what the optimiser moves. They are one, but where the config averages:
+    there `model` follows `trained` by `follow`. steps: an epoch's steps. AdamW is Loshchilov and Hutter 2019;
+    normalisation weights and biases are not decayed, since shrinking them regularises nothing.
     """
 
     def __init__(self, model: nn.Module, config: BaseConfig | MetaConfig, steps: int, device: torch.device) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.trained = copy.deepcopy(self.model) if config.averaging else self.model
+        self._averages, self._averaged = (
+            [value for value in own.state_dict().values() if value.is_floating_point()]  # not the counts of batches
+            for own in (self.model, self.trained)
+        )
         self.config, self.steps, self.device = config, steps, device
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        named = [(name, parameter) for name, parameter in self.trained.named_parameters() if parameter.requires_grad]
         matrices = [pair for pair in named if pair[1].ndim > 1]
         vectors = [pair for pair in named if pair[1].ndim <= 1]
         self.optimiser = torch.optim.AdamW(
@@ -56,9 +65,22 @@ class TrainingState:
         # Half precision alone has too few exponents for gradients; the other types pass through unscaled.
         self.scaler = torch.amp.GradScaler(device.type, enabled=number_type(config.precision, device) == torch.float16)
 
+    def follow(self, step: int) -> None:
+        """Takes the weights after step `step` of the whole training, counted from 1, into the average.
+
+        The average is Shamir and Zhang's (2013, polynomial decay): it reaches over a constant share of the steps so
+        far, so that it forgets the beginning however long a training is. Normalisation's running means and variances
+        are averaged as the weights are.
+        """
+        if self.trained is self.model:
+            return
+        torch._foreach_lerp_(self._averages, self._averaged, min(1.0, 1 / (self.config.averaging * step)))
+
     def save(self, folder: Path, epoch: int) -> None:
         """Writes the state after `epoch` into an existing folder."""
         save_file(_stored(self.model.state_dict()), folder / WEIGHTS_FILE)
+        if self.trained is not self.model:
+            save_file(_stored(self.trained.state_dict()), folder / _TRAINED_FILE)
         moments = {
             f"{name}/{quantity}": value
             for name, parameter in self._parameters.items()
@@ -79,6 +101,8 @@ class TrainingState:
                     f"{state.get(name)!r} instead of {mine!r}; start the trial anew, or restore its settings and frames"
                 )
         load_weights(self.model, folder)
+        if self.trained is not self.model:
+            _load(self.trained, folder / _TRAINED_FILE)
         moments = _read_tensors(folder / _OPTIMISER_FILE)
         state_of: dict[int, dict[str, Tensor]] = {}
         for index, (name, parameter) in enumerate(self._parameters.items()):
@@ -107,8 +131,9 @@ def holds_training_of(folder: Path, config: BaseConfig | MetaConfig) -> bool:
 
 def copy_state(source: Path, target: Path) -> None:
     """Copies what `TrainingState.save` wrote into an existing folder."""
-    for name in (WEIGHTS_FILE, _OPTIMISER_FILE, _STATE_FILE):
-        shutil.copyfile(source / name, target / name)
+    for name in (WEIGHTS_FILE, _TRAINED_FILE, _OPTIMISER_FILE, _STATE_FILE):
+        if name != _TRAINED_FILE or (source / name).exists():
+            shutil.copyfile(source / name, target / name)
 
 
 def _whole_schedule(config: BaseConfig | MetaConfig) -> str:
@@ -118,12 +143,16 @@ def _whole_schedule(config: BaseConfig | MetaConfig) -> str:
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Copies a training's weights in `folder` into `model`. Raises RunError if they are damaged or do not fit."""
+    _load(model, folder / WEIGHTS_FILE)
+
+
+def _load(model: nn.Module, file: Path) -> None:
     try:
-        model.load_state_dict(_read_tensors(folder / WEIGHTS_FILE))
+        model.load_state_dict(_read_tensors(file))
     except RuntimeError as error:
         fault = " ".join(str(error).split())[:200]
         raise RunError(
-            f"weights must fit the model, but {str(folder / WEIGHTS_FILE)!r} does not: {fault}; "
+            f"weights must fit the model, but {str(file)!r} does not: {fault}; "
             "use the configuration they were trained with"
         ) from error
 

@@ -64,8 +64,10 @@ class Search:
     """How many trials the sampler proposes in all, those of earlier calls included; given ones come on top."""
     points: Sequence[Mapping[str, Value]] = ()
     """Given parameters; a seed may be among them."""
-    sampler: str = "tpe"
-    scheduler: str = "none"
+    sampler: str = "random"
+    """Who proposes: this and asha-promote spent a budget best on the curves of LCBench (`benchmarks/quality.py`)."""
+    scheduler: str | None = None
+    """Who is stopped early; None is asha-promote, and where the points are all nobody."""
     grace: int | None = None
     """Epochs before the scheduler may stop or pause a trial; None is the scheduler's own choice."""
     factor: int = 3
@@ -193,9 +195,8 @@ class Search:
         return sampler
 
     def _scheduler(self) -> Scheduler:
-        return make_scheduler(
-            self.scheduler, max_epochs=self.max_epochs, mode=self.mode, grace=self.grace, factor=self.factor
-        )
+        name = self.scheduler or ("none" if self.space is None else "asha-promote")
+        return make_scheduler(name, max_epochs=self.max_epochs, mode=self.mode, grace=self.grace, factor=self.factor)
 
     def _provenance(self) -> dict[str, str]:
         return {

@@ -117,7 +117,7 @@ def test_a_resumed_training_equals_an_unbroken_one(config: BaseConfig | MetaConf
 def test_checkpoints_hold_no_pickle_and_only_weights_where_inference_looks(tmp_path: Path) -> None:
     (result,) = _train(dataclasses.replace(BASE, stop_epoch=1), model=_Tiny())
     files = _saved(result, tmp_path / "checkpoint")
-    assert set(files) == {"model.safetensors", "optimiser.safetensors", "state.json"}
+    assert set(files) == {"model.safetensors", "trained.safetensors", "optimiser.safetensors", "state.json"}
     assert json.loads(files["state.json"])["epoch"] == 1
 
 
@@ -166,7 +166,9 @@ class _SometimesNan(nn.Module):
 @pytest.mark.parametrize("gradient_clip", [0.0, 1.0])
 def test_nan_stops_the_trial_at_once(breaks: Callable[[Tensor], Tensor], gradient_clip: float) -> None:
     model = _Tiny()
-    training = _train(dataclasses.replace(BASE, gradient_clip=gradient_clip), model=model, loss=_SometimesNan(breaks))
+    training = _train(
+        dataclasses.replace(BASE, gradient_clip=gradient_clip, averaging=0.0), model=model, loss=_SometimesNan(breaks)
+    )
     assert next(training).epoch == 1
     with pytest.raises(TrainingError, match=r"at epoch 2, step 2 of 2, learning rate 0\.\d+; lower learning_rate"):
         next(training)
@@ -210,7 +212,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
             seen.append(float(torch.cat([p.grad.flatten() for p in trained.parameters() if p.grad is not None]).norm()))
             return {}
 
-        config = dataclasses.replace(BASE, gradient_clip=clip)
+        config = dataclasses.replace(BASE, gradient_clip=clip, averaging=0.0)
         next(_train(config, model=model, score=score, steps=1, batches=lambda epoch: [next(_base_batches(epoch))]))
         return seen[0]
 
