@@ -14,8 +14,8 @@ from ensemble_tune.tune.record import TrialRecord
 _BASE_SHARE, _BASE_ALONE_SHARE = 0.5, 0.85
 """Of all hours: a fusion cannot find what no base model has learnt. The second where no fusion is fitted."""
 _TRAINED_SHARE = 0.7
-"""Of all hours: what the trainings that are planned may take. The rest is for those that are stopped early, and for what
-a slot takes longer than was probed: a training that the end of the hours cuts off is lost to the ensemble."""
+"""Of all hours: what the trainings that are planned may take. The rest is for those that are stopped early, and for
+what a slot takes longer than was probed: a training that the end of the hours cuts off is lost to the ensemble."""
 _FULL_TRAININGS, _ONE_AFTER_ANOTHER = 4, 2
 """So many base models could be trained to their end, and so many of them one after another on each slot, however many
 slots there are: more than are fused, and each long enough to learn."""

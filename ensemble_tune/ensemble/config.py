@@ -251,6 +251,6 @@ def _check_training(config: BaseConfig | MetaConfig) -> None:
     _check(0 < config.learning_rate <= 1, "learning_rate", "above 0 and at most 1", config.learning_rate)
     _check(0 <= config.weight_decay <= 1, "weight_decay", "within 0 and 1", config.weight_decay)
     _check(0 <= config.augmentation <= 1, "augmentation", "within 0 and 1", config.augmentation)
-    _check(0 <= config.averaging < 1, "averaging", "at least 0 and below 1", config.averaging)
+    _check(0 <= config.averaging <= 1, "averaging", "within 0 and 1", config.averaging)
     _check(config.gradient_clip >= 0, "gradient_clip", "at least 0", config.gradient_clip)
     _check(config.seed >= 0, "seed", "at least 0", config.seed)

@@ -37,6 +37,7 @@ def test_every_field_counts_in_the_digest(kind: type[BaseConfig] | type[MetaConf
         "class_weights": "median",
         "precision": "float32",
         "scale": 0.5,
+        "averaging": 0.5,
         "jaccard_weight": 0.2,
         "base_dropout": 0.2,
         "augmentation": 0.7,
