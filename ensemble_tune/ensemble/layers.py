@@ -73,7 +73,10 @@ class DilatedConv2d(nn.Conv2d):
 
 
 class StridedDepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution with a stride, trained in float32."""
+    """A depthwise convolution with a stride, trained in float32; of more than one tap.
+
+    With a single tap (MobileOne has such) torch 2.14's float32 gradient here writes beyond its memory.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H', W')."""

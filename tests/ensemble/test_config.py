@@ -101,6 +101,7 @@ def test_a_size_is_read_back_as_it_is_written() -> None:
         ({"weight_decay": -1e-4}, "weight_decay must be within 0 and 1"),
         ({"jaccard_weight": 1}, "jaccard_weight must be at least 0 and below 1, but got 1.0"),
         ({"augmentation": 1.1}, "augmentation must be within 0 and 1"),
+        ({"averaging": 1.1}, "averaging must be within 0 and 1"),
         ({"gradient_clip": -1}, "gradient_clip must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"encoder": 18}, "encoder must be a text, but got 18"),

@@ -100,7 +100,14 @@ def test_a_strided_depthwise_convolution_is_the_plain_one(kernel: int, training:
         assert (mine.float() - theirs).abs().max() <= 2e-2 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("convolution", [nn.Conv2d(4, 8, 3, stride=2, groups=4), nn.Conv2d(1, 1, 3, stride=2)])
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(4, 8, 3, stride=2, groups=4),
+        nn.Conv2d(1, 1, 3, stride=2),
+        nn.Conv2d(8, 8, 1, stride=2, groups=8),  # as in MobileOne, which died of its gradient in float32
+    ],
+)
 def test_what_is_no_strided_depthwise_convolution_is_left_alone(convolution: nn.Conv2d) -> None:
     speed_up(convolution)
     assert type(convolution) is nn.Conv2d
