@@ -58,6 +58,8 @@ def search_base(
         max_epochs=epochs,
         space=chosen,
         trials=trials,
+        # What measurements made the defaults; "none" is how a space says what they leave out.
+        start={**dict.fromkeys(BaseConfig.field_names(), "none"), **BaseConfig().to_params()},
         provenance=data.provenance(),
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),

@@ -60,6 +60,7 @@ class Strategy:
         provenance: Mapping[str, str],
         comparable: tuple[str, ...],
         points: Sequence[Mapping[str, Value]] = (),
+        start: Mapping[str, Value] | None = None,
         protected: frozenset[str] = frozenset(),
         belongs: Callable[[TrialRecord], bool] = lambda record: True,
     ) -> Search:
@@ -75,6 +76,7 @@ class Strategy:
             space=space,
             trials=trials,
             points=[*points, *given],
+            start=start or {},
             sampler=self.sampler or own.sampler,
             scheduler=self.scheduler or own.scheduler,
             grace=own.grace(max_epochs) if self.grace is None else self.grace,

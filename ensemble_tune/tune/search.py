@@ -15,6 +15,7 @@ from ensemble_tune.trial import Trial, Value
 from ensemble_tune.tune.budget import Budget
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.decisions import ALL_ENDED, Goal
+from ensemble_tune.tune.known_first import KnownFirst, nearest
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import GIVEN, Mode, Objective, Status, TrialRecord, Worth, best_of
 from ensemble_tune.tune.resources import Requirements
@@ -64,6 +65,9 @@ class Search:
     """How many trials the sampler proposes in all, those of earlier calls included; given ones come on top."""
     points: Sequence[Mapping[str, Value]] = ()
     """Given parameters; a seed may be among them."""
+    start: Mapping[str, Value] = field(default_factory=dict)
+    """Known good values: the first proposal is the point of the space that is nearest to them. It counts among
+    `trials`, and is not made where points or a warm start are given, which know more."""
     sampler: str = "random"
     """Who proposes: this and asha-promote spent a budget best on the curves of LCBench (`benchmarks/quality.py`)."""
     scheduler: str | None = None
@@ -192,6 +196,8 @@ class Search:
             for record, curve in taught.trials:
                 sampler.observe(record, curve)
             self.say(f"{self.stage} search {taught.summary} of {self.warm_start}")
+        elif self.start:
+            return KnownFirst(nearest(self.start, self.space), sampler)
         return sampler
 
     def _scheduler(self) -> Scheduler:
