@@ -227,13 +227,14 @@ class _Rung:
 
 
 def rungs(max_epochs: int, grace: int, factor: int) -> list[int]:
-    """The epochs at which halving judges: grace, grace*factor, grace*factor**2, ... below max_epochs."""
+    """The epochs at which halving judges: grace, then grace*factor, grace*factor**2, ... in the first two thirds.
+
+    A rung further up would save little of what has been spent, and leave trials that are all but trained unfinished.
+    """
     _check(grace, factor)
-    found = []
-    rung = grace
-    while rung < max_epochs:
+    found = [grace] if grace < max_epochs else []
+    while found and 3 * (rung := found[-1] * factor) <= 2 * max_epochs:
         found.append(rung)
-        rung *= factor
     return found
 
 

@@ -12,6 +12,7 @@ from ensemble_tune.tune.scheduler import (
     Scheduler,
     SuccessiveHalving,
     make_scheduler,
+    rungs,
 )
 
 GO_ON, PAUSE, STOP = Decision.GO_ON, Decision.PAUSE, Decision.STOP
@@ -180,10 +181,28 @@ def test_min_mode_is_max_mode_upside_down(name: str) -> None:
 @pytest.mark.parametrize("kind", [SuccessiveHalving, PromotingHalving])
 def test_by_default_there_are_three_rungs(kind: type[SuccessiveHalving] | type[PromotingHalving]) -> None:
     name = "asha" if kind is SuccessiveHalving else "asha-promote"
-    for epochs in (10, 20, 30, 50, 100):
+    for epochs in (20, 30, 50, 100):
         scheduler = make_scheduler(name, max_epochs=epochs, mode="max")
         assert isinstance(scheduler, kind)
         assert len(scheduler._rungs) == 3, (epochs, scheduler._rungs)
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "grace", "factor", "expected"),
+    [
+        (19, 8, 2, [8]),
+        (24, 8, 2, [8, 16]),
+        (27, 1, 3, [1, 3, 9]),
+        (10, 1, 3, [1, 3]),
+        (10, 9, 3, [9]),
+        (9, 9, 3, []),
+        (1, 1, 3, []),
+    ],
+)
+def test_no_rung_but_the_first_lies_in_the_last_third(
+    max_epochs: int, grace: int, factor: int, expected: list[int]
+) -> None:
+    assert rungs(max_epochs, grace, factor) == expected
 
 
 @pytest.mark.parametrize("name", ["asha", "asha-promote"])
