@@ -69,10 +69,15 @@ def run_all(
     checked_space(meta_space, data, size=working, epochs=meta_epochs, members=members)
     with settings.workers:
         epochs = _EPOCHS if base_epochs is None else base_epochs
+        share = timetable.base
         if bounded and base_epochs is None:
             seconds = epoch_seconds(settings, space=base_space, size=size, encoder_weights=encoder_weights)
             epochs = _searched_before(settings.out) or timetable.epochs(seconds, slots(settings))
             settings.say(f"an epoch of a base model takes {seconds:.1f} s, so that each is trained for {epochs}")
+            if not timetable.will_hold_fits(epochs * seconds, members, data.folds, slots(settings)):
+                # A handful of trainings is all there is, and a mean wants each of them trained to its end.
+                share = timetable.base_alone
+                strategy = replace(strategy, scheduler=strategy.scheduler or "none")
 
         def search(hours: float | None) -> SearchResult:
             return search_base(
@@ -85,9 +90,9 @@ def run_all(
                 strategy=replace(strategy, budget=replace(strategy.budget, hours=hours)),
             )
 
-        found = search(timetable.base)
+        found = search(share)
         ranked = rank([record for record in found.records if record.status is not Status.RUNNING], "max")
-        if not timetable.holds_fits(ranked, members, data.folds, slots(settings)):
+        if share != timetable.base_alone and not timetable.holds_fits(ranked, members, data.folds, slots(settings)):
             search(timetable.base_alone)
         search_meta(
             settings,

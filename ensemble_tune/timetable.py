@@ -79,16 +79,19 @@ class Timetable:
         # What earlier calls did after the base search changes nothing, so that going on trains no other members.
         searched = self.before.get("base", 0.0) + self.before.get("probe", 0.0) + (self.clock() - self.started) / 3600
         budget = _FOLDS_SHARE * max(0.0, self.hours - searched) * 3600
-        for count in range(min(most, len(ranked)), 0, -1):
-            # Each of K fold models sees (K - 1) / K of the frames.
-            each = [record.seconds * (folds - 1) / folds for record in ranked[:count]]
-            if max(max(each), folds * sum(each) / min(slots, folds * count)) <= budget:
-                return count
-        return 0
+        return _held([record.seconds for record in ranked[:most]], budget, folds, slots)
 
     def holds_fits(self, ranked: Sequence[TrialRecord], wanted: int, folds: int, slots: int) -> bool:
         """Whether there is time for the folds that fitting a fusion of two members, or of the one wanted, needs."""
         return self.members(ranked, wanted, folds, slots) >= min(2, wanted)
+
+    def will_hold_fits(self, seconds: float, wanted: int, folds: int, slots: int) -> bool:
+        """The same before the base search, where each training will take so many seconds on a slot."""
+        if self.hours is None:
+            return True
+        budget = _FOLDS_SHARE * (1 - _BASE_SHARE) * self.hours * 3600
+        fewest = min(2, wanted)
+        return _held([seconds] * fewest, budget, folds, slots) == fewest
 
     def meta(self, used: float) -> float | None:
         """Hours of the search of fusions in all, of which so many are used; asked for when it begins."""
@@ -98,6 +101,16 @@ class Timetable:
     def compare(self) -> float:
         """Hours of comparing fusions, asked for when it begins."""
         return _COMPARE_SHARE * self.left
+
+
+def _held(seconds: Sequence[float], budget: float, folds: int, slots: int) -> int:
+    """Of how many models, which took so many seconds each, the first ones' folds can be trained within a budget."""
+    for count in range(len(seconds), 0, -1):
+        # Each of K fold models sees (K - 1) / K of the frames.
+        each = [own * (folds - 1) / folds for own in seconds[:count]]
+        if max(max(each), folds * sum(each) / min(slots, folds * count)) <= budget:
+            return count
+    return 0
 
 
 def used_by_stage(out: Path) -> Counter[str]:

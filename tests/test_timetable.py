@@ -75,6 +75,13 @@ def test_as_many_members_as_their_folds_can_be_trained_in_time() -> None:
         assert bounded.holds_fits(trials(*seconds), wanted, folds=3, slots=2) == holds
 
 
+def test_whether_fusions_will_be_fitted_is_known_before_the_base_search() -> None:
+    bounded, _ = table(1.0)  # half an hour after the base search, 70% of it for folds: 1260 s on each of 2 slots
+    assert bounded.will_hold_fits(630, 3, folds=3, slots=2) and not bounded.will_hold_fits(631, 3, folds=3, slots=2)
+    assert bounded.will_hold_fits(1260, 1, folds=3, slots=2) and not bounded.will_hold_fits(1261, 1, folds=3, slots=2)
+    assert table(None)[0].will_hold_fits(1e9, 3, folds=3, slots=1)
+
+
 def test_going_on_finds_the_same_members() -> None:
     first, clock = table(1.0)
     clock.now += 1800
