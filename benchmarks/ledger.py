@@ -208,7 +208,7 @@ def query(rounds: int) -> None:
         ledger.close()
         parts = len(list(ledger.folder.glob("*/*.parquet")))
         print(f"\nmean miou over 1,000,000 epoch rows in {parts} parts, wall seconds: median (least, most) of {rounds}")
-        for name, ask in {**arrow_queries(ledger.folder), **other_queries(ledger.folder)}.items():
+        for name, ask in {**arrow_queries(Path(folder) / "ledger"), **other_queries(Path(folder) / "ledger")}.items():
             took = []
             for _ in range(rounds):
                 started = time.perf_counter()

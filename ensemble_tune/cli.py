@@ -20,9 +20,12 @@ from ensemble_tune.cli_options import (
     Cpu,
     Deploy,
     EncoderWeights,
+    Ensemble,
     Epochs,
     Factor,
     Grace,
+    Manifest,
+    ManifestOut,
     Objectives,
     Out,
     Price,
@@ -249,7 +252,7 @@ def plan(
 @app.command()
 def export(
     run_folder: RunFolder,
-    to: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("best.toml"),
+    to: ManifestOut = "best.toml",
     pick: Annotated[
         str,
         typer.Option(
@@ -271,7 +274,7 @@ def export(
 @app.command()
 @with_groups
 def train(
-    manifest: Annotated[Path, typer.Argument(help="A manifest, exported or written by hand.", show_default=False)],
+    manifest: Manifest,
     out: Out,
     where: WhereOptions,
     data: Annotated[str | None, typer.Option(help="The data set. (default: what the manifest says)")] = None,
@@ -298,7 +301,7 @@ def train(
 
 @app.command()
 def segment(
-    ensemble: Annotated[Path, typer.Argument(help="What `train` wrote to.", show_default=False)],
+    ensemble: Ensemble,
     images: Annotated[Path, typer.Argument(help="A folder of images, or one image.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Where the masks go.")],
     overlays: Annotated[bool, typer.Option("--overlays", help="A picture to look at beside each mask.")] = False,

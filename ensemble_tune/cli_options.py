@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ensemble_tune.storage import Location, location
+
 if TYPE_CHECKING:
     from ensemble_tune.settings import Settings
     from ensemble_tune.strategy import Strategy
@@ -42,9 +44,20 @@ _how = partial(typer.Option, rich_help_panel="How to search")
 _limit = partial(typer.Option, rich_help_panel="When to end")
 _where = partial(typer.Option, rich_help_panel="Machines")
 
-Data = Annotated[str, typer.Option(help='A folder in the CamVid layout, or "synthetic" for built-in street scenes.')]
-Out = Annotated[Path, typer.Option(help="The run folder; the same command on the same folder goes on.")]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+_place = {"parser": location, "metavar": "PATH|URL"}
+"""Of what may be in an object store too. Typer takes no union, so that the options below are of any type to it."""
+
+Data = Annotated[
+    str,
+    typer.Option(help='A folder in the CamVid layout, s3://... too, or "synthetic" for built-in street scenes.'),
+]
+Out = Annotated[
+    Any, typer.Option(help="The run folder, s3://... too; the same command on the same folder goes on.", **_place)
+]
+RunFolder = Annotated[Any, typer.Argument(help="A run folder.", show_default=False, **_place)]
+ManifestOut = Annotated[Any, typer.Option(help="The manifest to write.", **_place)]
+Manifest = Annotated[Any, typer.Argument(help="A manifest, exported or written by hand.", show_default=False, **_place)]
+Ensemble = Annotated[Any, typer.Argument(help="What `train` wrote to.", show_default=False, **_place)]
 Cache = Annotated[
     Path | None,
     typer.Option(
@@ -118,8 +131,8 @@ Objectives = Annotated[
 ]
 Points = Annotated[Path | None, _how(help="A TOML file of points to start from.")]
 WarmStart = Annotated[
-    Path | None,
-    _how(help="Another run's folder, whose trials teach the sampler."),
+    Any,
+    _how(help="Another run's folder, whose trials teach the sampler.", **_place),
 ]
 Hours = Annotated[float | None, _limit(help="End after so many hours, earlier calls included.")]
 GpuHours = Annotated[float | None, _limit(help="End after so many hours times GPU shares.")]
@@ -160,7 +173,7 @@ class WhereOptions:
     address: Address = None
 
     def settings(
-        self, *, data: str, out: Path, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
+        self, *, data: str, out: Location, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
     ) -> Settings:
         """The settings of a run."""
         from ensemble_tune.cli_output import print_line, print_trial

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 if TYPE_CHECKING:
     from ensemble_tune.final_training import FinalResult
+    from ensemble_tune.storage import Location
     from ensemble_tune.tune.record import TrialRecord
 
 # Names and paths are shown as they are: no markup, no emoji, no colours of Rich's own choice.
@@ -31,14 +31,14 @@ def print_line(line: str) -> None:
     err_console.print(line, soft_wrap=True)
 
 
-def print_stage(out: Path, stage: str) -> None:
+def print_stage(out: Location, stage: str) -> None:
     """The leaderboard of one stage."""
     from ensemble_tune.results import leaderboard
 
     out_console.print(leaderboard(out, stage=stage))
 
 
-def print_final(out: Path, final: FinalResult) -> None:
+def print_final(out: Location, final: FinalResult) -> None:
     """What a final training measured, and what to do with it."""
     if final.split:
         out_console.print(

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from ensemble_tune.ensemble.bootstrap import (
 )
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import write_text
+from ensemble_tune.storage import Location, retried, write_text
 from ensemble_tune.trial import Params
 from ensemble_tune.tune.record import TrialRecord
 
@@ -104,17 +103,17 @@ class Comparison:
         """The one of the highest cross-fitted score, measurably better or not."""
         return max(self.fusions, key=lambda fusion: fusion.crossfit.miou)
 
-    def save(self, out: Path, of: Params) -> None:
+    def save(self, out: Location, of: Params) -> None:
         """Writes it into a run folder; of: the parameters of a meta trial that fuses these members."""
         document = {"format": _FORMAT, **dataclasses.asdict(self), "chosen": self.chosen.name}
         write_text(_path(out, of), json.dumps(_without_nan(document), indent=1))
 
     @classmethod
-    def load(cls, out: Path, of: Params) -> Comparison | None:
+    def load(cls, out: Location, of: Params) -> Comparison | None:
         """What `save` wrote for these members; None where there is none. Raises RunError where it is damaged."""
         path = _path(out, of)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(retried(lambda: path.read_text(encoding="utf-8"), path, "read"))
             if document["format"] != _FORMAT:
                 raise RunError(f"{path} is of another version; remove it, and search the fusions again")
             return cls(
@@ -124,7 +123,7 @@ class Comparison:
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path} is damaged; remove it, and search the fusions again") from error
 
 
@@ -181,7 +180,7 @@ def compare(
     return Comparison(fusions=tuple(fusions), members=tuple(members), disagreement=disagreement)
 
 
-def current_comparison(out: Path, ranked: Sequence[TrialRecord]) -> Comparison | None:
+def current_comparison(out: Location, ranked: Sequence[TrialRecord]) -> Comparison | None:
     """The comparison of the fusions of the best one's members; None where they were not compared, or fitted on since.
 
     ranked: the meta trials that have ended, best first. Raises RunError where the file is damaged.
@@ -213,7 +212,7 @@ def fusion_name(params: Params) -> str:
     return "best single" if single else kind
 
 
-def _path(out: Path, of: Params) -> Path:
+def _path(out: Location, of: Params) -> Location:
     """One file for a set of members, each trained for so many epochs, on so many folds."""
     key = [str(of.get(name, "")) for name in ("members", "member_epochs", "folds")]
     return out / COMPARISONS / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"

@@ -4,8 +4,9 @@ EnsembleTuneError        one line: the rule, the value, the remedy
 +-- ConfigError          a setting, a search space or a manifest is wrong
 +-- DataError            a data set breaks a rule
 +-- RunError             a run folder lacks an earlier stage, is locked, is damaged, or cannot be written
-|   +-- StorageError     a file could not be written, however often it was tried
+|   +-- StorageError     a file could not be written or read, however often it was tried
 |       +-- StorageFullError  a disk or a quota is full
+|       +-- NoStoreError      an object store cannot be used; a ConfigError too
 +-- PredictionsError     saved predictions do not fit what they are asked for
 +-- TrainingError        training cannot go on, for example because the loss is NaN
 """
@@ -33,11 +34,15 @@ class RunError(EnsembleTuneError):
 
 
 class StorageError(RunError):
-    """A file could not be written, however often it was tried."""
+    """A file could not be written or read, however often it was tried."""
 
 
 class StorageFullError(StorageError):
     """A disk or a quota is full; what was on it is whole."""
+
+
+class NoStoreError(ConfigError, StorageError):
+    """A bucket is not there, is not open to this machine, or does not answer from the start."""
 
 
 class PredictionsError(EnsembleTuneError):

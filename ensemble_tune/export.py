@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from ensemble_tune.comparison import Comparison, current_comparison
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
@@ -13,7 +12,7 @@ from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.fused import fused_members, fusion_params, member_epochs, simple_scores
 from ensemble_tune.settings import METRIC
-from ensemble_tune.storage import make_folder
+from ensemble_tune.storage import Location, location, make_folder, names_in
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.pareto import pick
 from ensemble_tune.tune.record import Objective, Status, TrialRecord, rank
@@ -27,8 +26,8 @@ META_TRIAL = "meta_trial"
 
 
 def export_best(
-    out: str | Path,
-    to: str | Path,
+    out: str | Location,
+    to: str | Location,
     *,
     data: str | None = None,
     rule: str = "best",
@@ -41,7 +40,7 @@ def export_best(
     in cross-fitting; where fusions were not compared, the one of the highest score on val, among equals the earlier,
     simpler one. Raises RunError where no fusion has ended, ConfigError for a rule that none meets.
     """
-    out, to = Path(out), Path(to)
+    out, to = location(out), location(to)
     if not Ledger.exists(out / LEDGER):
         raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
     records = Ledger(out / LEDGER).trials()
@@ -65,9 +64,10 @@ def export_best(
     return manifest
 
 
-def exported_trials(out: Path) -> frozenset[str]:
+def exported_trials(out: Location) -> frozenset[str]:
     """The trials that exports of a run name; their weights are never removed. Raises ConfigError for a damaged file."""
-    manifests = [EnsembleManifest.load(path) for path in sorted((out / EXPORTS).glob("*.toml"))]
+    names = [name for name in names_in(out / EXPORTS) if name.endswith(".toml")]
+    manifests = [EnsembleManifest.load(out / EXPORTS / name) for name in names]
     named = {name for manifest in manifests for name in (*manifest.trials, manifest.origin.get(META_TRIAL, ""))}
     return frozenset(named - {""})
 

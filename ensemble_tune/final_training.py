@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ensemble_tune.ensemble.base_model import check_base_model
 from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, WITH_VAL, BaseTrial
@@ -20,9 +19,9 @@ from ensemble_tune.export import EXPORTS, META_TRIAL
 from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
-from ensemble_tune.storage import write_text
+from ensemble_tune.storage import Location, write_text
 from ensemble_tune.trained_before import trained_before
-from ensemble_tune.trial import Checkpoint, Value
+from ensemble_tune.trial import StoredCheckpoint, Value
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
@@ -34,7 +33,7 @@ _STAGE = "final"
 class FinalResult:
     """What a final training gave."""
 
-    folder: Path
+    folder: Location
     """The trained ensemble's folder, for `segment`."""
     split: str | None
     """What was measured: test, or val where there is no test; None where nothing was left to measure on."""
@@ -43,7 +42,7 @@ class FinalResult:
 
 
 def train(
-    manifest: EnsembleManifest, settings: Settings, *, with_val: bool = False, run: Path | None = None
+    manifest: EnsembleManifest, settings: Settings, *, with_val: bool = False, run: Location | None = None
 ) -> FinalResult:
     """Trains every member and the fusion as the manifest says, then measures the ensemble on test, once.
 
@@ -91,7 +90,7 @@ def measured_split(data: StageData) -> str | None:
 
 
 def _train_members(
-    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Path | None
+    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Location | None
 ) -> list[list[TrialRecord]]:
     """For each member the trials whose models are deployed; trains the others that the fusion learns from too."""
     learns = manifest.fusion.trained
@@ -123,7 +122,7 @@ def _train_members(
 
 
 def _train_fusion(
-    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Path | None
+    manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Location | None
 ) -> TrialRecord:
     """The trial whose weights are the fusion's."""
     library = {str(place): base for place, base in enumerate(manifest.bases, start=1)}
@@ -155,7 +154,7 @@ def _measure(manifest: EnsembleManifest, settings: Settings, data: StageData, sp
     return dict(records[0].scores)
 
 
-def _fusion_before(run: Path, manifest: EnsembleManifest) -> Checkpoint | None:
+def _fusion_before(run: Location, manifest: EnsembleManifest) -> StoredCheckpoint | None:
     """The fusion that a run trained, where that was of these very members, in this very way."""
     trial = manifest.origin.get(META_TRIAL, "")
     exported = run / EXPORTS / f"{trial}.toml"
@@ -164,7 +163,7 @@ def _fusion_before(run: Path, manifest: EnsembleManifest) -> Checkpoint | None:
     return trained_before(run, trial, manifest.fusion)
 
 
-def _weights(out: Path, record: TrialRecord) -> Path:
+def _weights(out: Location, record: TrialRecord) -> Location:
     """The folder that holds a trial's last weights. Raises RunError where they were removed."""
     checkpoint = TrialFolder(out / CHECKPOINTS / record.trial).at(record.best_epoch or 0)
     if checkpoint is None:

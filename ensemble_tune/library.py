@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
@@ -14,6 +13,7 @@ from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
+from ensemble_tune.storage import Location
 from ensemble_tune.trained_before import trained_before
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
@@ -39,7 +39,7 @@ def member_config(record: TrialRecord) -> BaseConfig:
     return BaseConfig.from_params({**record.params, "seed": record.seed, "stop_epoch": record.best_epoch})
 
 
-def ended_base_trials(out: Path, data: StageData) -> list[TrialRecord]:
+def ended_base_trials(out: Location, data: StageData) -> list[TrialRecord]:
     """The base trials of a run that have ended, best first. Raises RunError where there is none, or of other data."""
     advice = f"run first: ensemble-tune search base --data DATA --out {out}"
     if not Ledger.exists(out / LEDGER):

@@ -13,7 +13,6 @@ import random
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -21,6 +20,7 @@ from rich.table import Table
 from ensemble_tune.defaults import defaults_of
 from ensemble_tune.errors import ConfigError, RunError, TrainingError
 from ensemble_tune.results import read_run
+from ensemble_tune.storage import Location
 from ensemble_tune.tune.decisions import Decisions, Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Mode, Status, TrialRecord
@@ -84,7 +84,7 @@ class PlanResult:
 
 
 def plan(
-    run: Path,
+    run: Location,
     *,
     stage: str = "base",
     slots: Sequence[int] = (1, 4, 16),
@@ -193,7 +193,7 @@ class _Recorded:
     slots_a_machine: float
 
     @classmethod
-    def read(cls, run: Path, stage: str) -> _Recorded:
+    def read(cls, run: Location, stage: str) -> _Recorded:
         """Raises RunError where there is no run, or nothing to learn from."""
         records = {record.trial: record for record in read_run(run, stage)}
         rows: dict[str, list[EpochRecord]] = {trial: [] for trial in records}
@@ -316,7 +316,7 @@ def _median(values: Sequence[float]) -> float:
     return statistics.median(values) if values else 0.0
 
 
-def _slots_a_machine(run: Path, stage: str) -> float:
+def _slots_a_machine(run: Location, stage: str) -> float:
     """Of the stage's last session that lasted; 1 where none did."""
     for session in reversed(Ledger(run / LEDGER).sessions(stage)):
         hours = ((session.ended or session.updated) - session.started).total_seconds() / 3600

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -16,6 +15,7 @@ from ensemble_tune.comparison import current_comparison
 from ensemble_tune.comparison_table import comparison_table
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.fused import simple_scores
+from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.pareto import front
 from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, rank
@@ -41,14 +41,14 @@ _TOLD = {
 """What tells trials of a table apart at a glance; all parameters are on a trial's own page."""
 
 
-def read_run(out: Path, stage: str | None = None) -> list[TrialRecord]:
+def read_run(out: Location, stage: str | None = None) -> list[TrialRecord]:
     """A run's trials. Raises RunError where there is no run."""
     if not Ledger.exists(out / LEDGER):
         raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
     return Ledger(out / LEDGER).trials(stage)
 
 
-def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> RenderableType:
+def leaderboard(out: Location, *, stage: str | None = None, top: int = 10) -> RenderableType:
     """The best trials of every stage, or of one, the best first. Raises RunError."""
     records = read_run(out, stage)
     present = dict.fromkeys(record.stage for record in records)
@@ -65,7 +65,7 @@ def leaderboard(out: Path, *, stage: str | None = None, top: int = 10) -> Render
     return Group(*tables.values(), *([comparison_table(comparison)] if comparison is not None else []))
 
 
-def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:
+def compromises(out: Location, objectives: Sequence[Objective]) -> RenderableType:
     """Of every stage the trials that none beats in all objectives. Raises RunError or ConfigError."""
     records = read_run(out)
     known = sorted({name for record in records for name in record.scores})
@@ -89,7 +89,7 @@ def compromises(out: Path, objectives: Sequence[Objective]) -> RenderableType:
     return Group(*tables)
 
 
-def summary(out: Path, split: str | None, final: Mapping[str, float]) -> Table:
+def summary(out: Location, split: str | None, final: Mapping[str, float]) -> Table:
     """A run's answer: every kind of fusion beside the simpler ones, and what the exported one scores at the end.
 
     Where fusions were not compared: best single model, mean of the bases and best fitted fusion, on val. split, final:
@@ -106,7 +106,7 @@ def summary(out: Path, split: str | None, final: Mapping[str, float]) -> Table:
     return table
 
 
-def _compared(out: Path) -> Table:
+def _compared(out: Location) -> Table:
     ranked = _ended(read_run(out, "meta"))
     comparison = current_comparison(out, ranked)
     if comparison is not None:
@@ -140,7 +140,7 @@ def manifest_lines(document: Mapping[str, Any]) -> str:
     return "\n".join([f"{document['fusion']['kind']} of", *bases, f"on val: {scores}"])
 
 
-def trial_page(out: Path, name: str) -> RenderableType:
+def trial_page(out: Location, name: str) -> RenderableType:
     """One trial's parameters, learning curve and per-class IoU. Raises RunError or ConfigError."""
     known = {record.trial: record for record in read_run(out)}
     if name not in known:

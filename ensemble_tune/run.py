@@ -13,6 +13,7 @@ from ensemble_tune.export import export_best
 from ensemble_tune.final_training import FinalResult, train
 from ensemble_tune.meta_search import checked_space, members_to_be, search_meta, slots
 from ensemble_tune.settings import Settings
+from ensemble_tune.storage import Location
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.timetable import Timetable
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -109,7 +110,7 @@ def run_all(
     return RunResult(manifest=manifest, final=final)
 
 
-def _searched_before(out: Path) -> int | None:
+def _searched_before(out: Location) -> int | None:
     """The epochs of the base trials that are there; None where none is."""
     if not Ledger.exists(out / LEDGER):
         return None

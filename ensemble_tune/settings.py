@@ -13,7 +13,8 @@ from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, GIB
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, suggest
-from ensemble_tune.storage import make_folder
+from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.storage import Location, location, make_folder
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.workers import Workers
 
@@ -31,9 +32,9 @@ class Settings:
     """What every stage of a run shares."""
 
     data: str
-    """A folder in the CamVid layout, or "synthetic" for built-in street scenes."""
-    out: Path
-    """The run folder: ledger, checkpoints, predictions."""
+    """A folder in the CamVid layout, here or in an object store, or "synthetic" for built-in street scenes."""
+    out: Location
+    """The run folder: ledger, checkpoints, predictions; a text will do, s3://bucket/folder too."""
     cache: Path = field(default_factory=default_cache)
     """Decoded frames; local to each machine."""
     cache_limit: float = DEFAULT_LIMIT / GIB
@@ -54,8 +55,8 @@ class Settings:
     """Called with every trial that ends, for example to print it."""
 
     def __post_init__(self) -> None:
-        for name in ("out", "cache"):  # a text will do
-            object.__setattr__(self, name, Path(getattr(self, name)))
+        object.__setattr__(self, "out", location(self.out))
+        object.__setattr__(self, "cache", Path(self.cache))
 
     def stage_data(self, *, with_val: bool = False) -> StageData:
         """The frames as trials see them; the data set is checked at once. Raises DataError or ConfigError."""
@@ -67,7 +68,7 @@ class Settings:
             raise ConfigError(f"--split cannot be {self.split!r}; {suggest(self.split, get_args(Split))}")
         make_folder(self.cache)
         data = StageData(
-            data=self.data if self.data.partition(":")[0] == "synthetic" else str(Path(self.data).absolute()),
+            data=self._place_of_data(),
             cache=self.cache.absolute(),
             cache_limit=int(self.cache_limit * GIB),
             folds=self.folds,
@@ -82,3 +83,10 @@ class Settings:
                 f"--folds must be at least 2 and at most the {frames} training frames, but got {self.folds}"
             )
         return data
+
+    def _place_of_data(self) -> str | ObjectPath:
+        """The data's name as workers understand it: their working folder and their environment are others."""
+        if self.data.partition(":")[0] == "synthetic":
+            return self.data
+        place = location(self.data).absolute()
+        return str(place) if isinstance(place, Path) else place

@@ -9,6 +9,7 @@ from pathlib import Path
 from ensemble_tune.defaults import defaults_of
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.settings import METRIC, Settings
+from ensemble_tune.storage import Location
 from ensemble_tune.trial import Trial, Value
 from ensemble_tune.tune.budget import Budget
 from ensemble_tune.tune.given import load_points
@@ -34,7 +35,7 @@ class Strategy:
     budget: Budget = field(default_factory=Budget)
     points: Path | None = None
     """A TOML file of parameters to start from."""
-    warm_start: Path | None = None
+    warm_start: Location | None = None
     """Another run's folder, to learn from."""
     keep: int = 12
     """How many of the best trials keep their weights."""

@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord
 
@@ -41,7 +41,7 @@ class Timetable:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of_run(cls, out: Path, hours: float | None) -> Timetable:
+    def of_run(cls, out: Location, hours: float | None) -> Timetable:
         """That of a run folder, from what its ledger says of earlier calls."""
         return cls(hours, used_by_stage(out) if hours else {})
 
@@ -113,7 +113,7 @@ def _held(seconds: Sequence[float], budget: float, folds: int, slots: int) -> in
     return 0
 
 
-def used_by_stage(out: Path) -> Counter[str]:
+def used_by_stage(out: Location) -> Counter[str]:
     """The hours that each stage of a run folder has taken so far."""
     used: Counter[str] = Counter()
     for folder in (out / LEDGER, out / "final" / LEDGER):

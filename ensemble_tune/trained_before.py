@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.training_state import holds_training_of
-from ensemble_tune.trial import Checkpoint
+from ensemble_tune.storage import Location
+from ensemble_tune.trial import StoredCheckpoint
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
 
-def trained_before(out: Path, trial: str, config: BaseConfig | MetaConfig) -> Checkpoint | None:
+def trained_before(out: Location, trial: str, config: BaseConfig | MetaConfig) -> StoredCheckpoint | None:
     """The checkpoint of a trial of the run folder `out`, where it trained `config` as far as that goes; else None."""
     checkpoint = TrialFolder(out.absolute() / CHECKPOINTS / trial).at(config.stop_epoch or config.epochs)
     return checkpoint if checkpoint is not None and holds_training_of(checkpoint.folder, config) else None

@@ -6,9 +6,12 @@ A trial knows nothing of who consumes it. A search on Ray is one consumer, the f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
+
+from ensemble_tune.storage import Location, fetched
 
 Value: TypeAlias = str | int | float | bool
 """What a parameter may hold: what TOML, Parquet and JSON agree on. The text "none" stands for nothing."""
@@ -19,10 +22,27 @@ Params: TypeAlias = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder that holds a trial's state after an epoch."""
+    """A folder that holds a trial's state after an epoch; on this machine, for as long as the trial runs."""
 
     folder: Path
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A checkpoint where the run keeps it, on a disk or in an object store."""
+
+    folder: Location
+    epoch: int
+
+    @contextmanager
+    def fetched(self) -> Iterator[Checkpoint]:
+        """The checkpoint on this machine, until the `with` ends.
+
+        Raises FileNotFoundError where it is gone, StorageError where the store fails.
+        """
+        with fetched(self.folder) as folder:
+            yield Checkpoint(folder, self.epoch)
 
 
 def _save_nothing(folder: Path) -> None:

@@ -1,16 +1,22 @@
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from s3_server import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
 from tiles import write_tiles
+
+from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.storage import Location, location
 
 if TYPE_CHECKING:
     from tiny_run import Finished
 
 # No test may join a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
+os.environ |= ENVIRONMENT
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +47,34 @@ def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> "Finished
     from tiny_run import finish
 
     return finish(tiles, tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """An S3 server's address."""
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the server, which addresses go to during the test; without faults at first."""
+    with faulty_proxy(server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
+        yield proxy
+
+
+@pytest.fixture
+def bucket(server: str, proxy: Proxy) -> ObjectPath:
+    """A folder in a new bucket, behind the proxy."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    make_bucket(server, name)
+    return ObjectPath.parse(f"s3://{name}/runs")
+
+
+@pytest.fixture(params=["disk", "store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """A folder that does not exist yet, on a disk and in an object store."""
+    if request.param == "disk":
+        return tmp_path / "runs"
+    return location(request.getfixturevalue("bucket"))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.ensemble.training import Batch, train_epochs
 from ensemble_tune.ensemble.training_state import copy_state, load_weights
-from ensemble_tune.trial import Checkpoint, EpochResult, Params
+from ensemble_tune.storage import Location, fetched
+from ensemble_tune.trial import Checkpoint, EpochResult, Params, StoredCheckpoint
 
 _SCORED_TOGETHER = 8
 """Frames a forward pass outside training."""
@@ -42,13 +42,13 @@ class BaseTrial:
     """A Trial over BaseConfig's fields, with `fold` to hold one out, `folds`, `member` and `with_val`."""
 
     data: StageData
-    store: Path | None = None
+    store: Location | None = None
     """Where predictions are saved after the last epoch; None saves none."""
     parts: Mapping[int, tuple[Part, ...]] = field(default_factory=dict)
     """Which predictions a trial of a fold saves."""
     flips: tuple[bool, ...] = (False,)
     """Whether with frames as they are alone, with mirrored ones too, or each of the two."""
-    starts: Mapping[str, Checkpoint] = field(default_factory=dict)
+    starts: Mapping[str, StoredCheckpoint] = field(default_factory=dict)
     """Members that were trained on all training frames before: there fold 0 is not trained again."""
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
@@ -74,11 +74,12 @@ class BaseTrial:
             return {**score_frames(timer, scored, _SCORED_TOGETHER).scores, **costs(model, timer, megabytes())}
 
         if start is not None:
-            load_weights(model.to(device).eval(), start.folder)
-            self._predict(model, config, fold, device)
-            # One that was interrupted while it was trained ends at these weights too, not at its own.
-            if resume is None or resume.epoch != start.epoch:
-                yield EpochResult(epoch=start.epoch, scores=score(model), save=partial(copy_state, start.folder))
+            with fetched(start.folder) as folder:
+                load_weights(model.to(device).eval(), folder)
+                self._predict(model, config, fold, device)
+                # One that was interrupted while it was trained ends at these weights too, not at its own.
+                if resume is None or resume.epoch != start.epoch:
+                    yield EpochResult(epoch=start.epoch, scores=score(model), save=partial(copy_state, folder))
             return
         last = config.stop_epoch or config.epochs
         weights = class_weights(config.class_weights, training.class_frequencies())

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
+from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT
+from ensemble_tune.ensemble.fetched_once import fetched_data
 from ensemble_tune.ensemble.folds import natural_order
 from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, decode_image, decode_mask, read_bytes
 from ensemble_tune.ensemble.split import Split, hold_out
 from ensemble_tune.ensemble.synthetic import synthetic_folder
 from ensemble_tune.errors import DataError
-from ensemble_tune.storage import write_text
+from ensemble_tune.storage import Location, location, named_as, write_text
 
 __all__ = ["Dataset", "DatasetSpec", "Frame", "open_dataset"]
 
@@ -66,11 +68,12 @@ class Dataset:
         return replace(self, splits={**self.splits, **parts}, digest=f"{self.digest}-blocks")
 
 
-def open_dataset(data: str | Path, cache: Path) -> Dataset:
+def open_dataset(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) -> Dataset:
     """Opens and checks a data set. Raises DataError, one line that names the broken rule and lists the offenders.
 
-    data: a folder, or the word synthetic (synthetic:SEED) for built-in street scenes; ./synthetic is a folder.
-    cache: a local folder that remembers the check of an unchanged folder and keeps the built-in scenes.
+    data: a folder, one in an object store, or the word synthetic (synthetic:SEED) for built-in street scenes;
+    ./synthetic is a folder. cache: a local folder that remembers the check of an unchanged folder and keeps the
+    built-in scenes, and the files of an object store, of which `limit` bytes.
 
     Without a val split, the last fifth of each training sequence is held out as val: neighbouring frames are
     near-duplicates, so a random fifth would leak. Of independent frames every fifth is held out.
@@ -80,7 +83,14 @@ def open_dataset(data: str | Path, cache: Path) -> Dataset:
         if seed and not seed.isdecimal():
             raise DataError(f"the seed of synthetic must be a whole number, but got {seed!r}; try synthetic:1")
         data = synthetic_folder(cache, int(seed or 0))
-    root = Path(data)
+    place = location(data)
+    root = place if isinstance(place, Path) else fetched_data(place, cache, limit)
+    with named_as(place, root):
+        return _opened(root, cache)
+
+
+def _opened(root: Path, cache: Path) -> Dataset:
+    """The data set in a local folder. Raises DataError."""
     if not root.is_dir():
         raise DataError(f"no folder is at {root}; {_LAYOUT}")
     spec = DatasetSpec.load(root)

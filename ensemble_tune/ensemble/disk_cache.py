@@ -31,6 +31,8 @@ class DiskCache:
 
     root: Path
     limit: int = DEFAULT_LIMIT
+    of: str = "decoded frames"
+    """What is in it, for errors."""
 
     def get(
         self,
@@ -68,7 +70,7 @@ class DiskCache:
         """Raises ConfigError where folders of `need` bytes that are needed together can never fit the limit."""
         if need > self.limit:
             raise ConfigError(
-                f"decoded frames must fit the cache, but they take {_gib(need)} GiB and --cache-limit is "
+                f"{self.of} must fit the cache, but they take {_gib(need)} GiB and --cache-limit is "
                 f"{_gib(self.limit)}; raise it, or lower --size"
             )
 
@@ -87,7 +89,7 @@ class DiskCache:
         """Removes what was not used for longest until `name` fits. Raises ConfigError where it cannot."""
         self._clear_partial(name)
         entries = [path for path in self.root.iterdir() if path.is_dir()]
-        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
+        sizes = {path: sum(file.stat().st_size for file in path.rglob("*")) for path in entries}
         self.check(need + sum(size for path, size in sizes.items() if path.name in kept))
         total = sum(sizes.values())
         removable = [path for path in entries if path.name not in kept and not is_partial(path)]
@@ -99,7 +101,7 @@ class DiskCache:
         free = shutil.disk_usage(self.root).free
         if need > free:
             raise ConfigError(
-                f"decoded frames must fit the disk, but they take {_gib(need)} GiB and {self.root} has {_gib(free)} "
+                f"{self.of} must fit the disk, but they take {_gib(need)} GiB and {self.root} has {_gib(free)} "
                 "free; choose another --cache, or lower --size"
             )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from ensemble_tune.ensemble.overlay import write_mask, write_overlay
 from ensemble_tune.ensemble.scoring import labels_at, score_variants
 from ensemble_tune.ensemble.stage_data import StageData, as_images
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
+from ensemble_tune.storage import Location, fetched
 from ensemble_tune.trial import Checkpoint, EpochResult, Params
 
 _SCORED_TOGETHER = 4
@@ -31,9 +31,9 @@ class EnsembleTrial:
     """
 
     data: StageData
-    ensemble: Path
+    ensemble: Location
     """The ensemble's folder."""
-    pictures: Path
+    pictures: Location
     """Where a mask and a picture of every frame are written."""
     split: str
     """test, or val where there is no test."""
@@ -43,7 +43,8 @@ class EnsembleTrial:
         if resume is not None:
             return
         device = self.data.prepare()
-        ensemble = TrainedEnsemble.load(self.ensemble).to(device)
+        with fetched(self.ensemble) as folder:
+            ensemble = TrainedEnsemble.load(folder).to(device)
         frames = self.data.frames(self.split, ensemble.manifest.fusion.size)
 
         def variants(rows: Sequence[int]) -> dict[str, Tensor]:

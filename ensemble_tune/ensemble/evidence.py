@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import atomic_folder
+from ensemble_tune.storage import Location, atomic_folder, retried
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -74,7 +74,7 @@ class Evidence:
         pixels, right, confidence = self.calibration.T
         return float(np.abs(right - confidence).sum() / max(1.0, pixels.sum()))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Location) -> None:
         """Writes it whole or not at all, replacing what is there."""
         stamp = {name: getattr(self, name) for name in ("of", "classes", "small", "names", "sequences")}
         with atomic_folder(folder) as aside:
@@ -83,16 +83,16 @@ class Evidence:
             (aside / _STAMP).write_text(json.dumps(stamp), encoding="utf-8")
 
     @classmethod
-    def open(cls, folder: Path, of: str) -> Evidence:
+    def open(cls, folder: Location, of: str) -> Evidence:
         """Reads what `save` wrote. Raises RunError where it is missing, damaged or of something else."""
         try:
-            stamp: dict[str, Any] = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
+            stamp: dict[str, Any] = json.loads(_read(folder / _STAMP))
             texts = {name: tuple(stamp[name]) for name in ("classes", "small", "names", "sequences")}
-            confusions = np.load(folder / _CONFUSIONS, allow_pickle=False)
-            calibration = np.load(folder / _CALIBRATION, allow_pickle=False)
+            confusions = np.load(io.BytesIO(_read(folder / _CONFUSIONS)), allow_pickle=False)
+            calibration = np.load(io.BytesIO(_read(folder / _CALIBRATION)), allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError(f"no evidence is in {folder}; search the fusions again to measure it") from error
-        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        except (ValueError, EOFError, KeyError, TypeError) as error:
             raise RunError(f"evidence in {folder} is damaged; remove the folder to measure it again") from error
         frames, classes = len(texts["names"]), len(texts["classes"])
         if stamp.get("of") != of or confusions.shape != (frames, classes, classes) or calibration.shape[1:] != (3,):
@@ -100,10 +100,14 @@ class Evidence:
         return cls(of=of, **texts, confusions=cast(Counts, confusions), calibration=cast(Floats, calibration))
 
     @classmethod
-    def has(cls, folder: Path, of: str) -> bool:
+    def has(cls, folder: Location, of: str) -> bool:
         """Whether this very evidence is there."""
         try:
             cls.open(folder, of)
         except RunError:
             return False
         return True
+
+
+def _read(path: Location) -> bytes:
+    return retried(path.read_bytes, path, "read")

@@ -23,7 +23,6 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tomli_w
@@ -31,7 +30,7 @@ import tomli_w
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size, parse_size
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError, suggest
-from ensemble_tune.storage import write_text
+from ensemble_tune.storage import Location, write_text
 
 Deploy = Literal["refit", "folds"]
 """What stands for a member: one model trained on all training frames, or the mean of its K fold models."""
@@ -95,7 +94,7 @@ class EnsembleManifest:
             raise ConfigError(f"folds must be at least 2, but got {self.folds}; try 3")
 
     @classmethod
-    def load(cls, path: Path) -> EnsembleManifest:
+    def load(cls, path: Location) -> EnsembleManifest:
         """Reads a manifest. Raises ConfigError."""
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -203,7 +202,7 @@ class EnsembleManifest:
         )
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Location) -> None:
         """Writes the manifest as TOML, atomically."""
         write_text(path, tomli_w.dumps(self.to_document()))
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +31,8 @@ from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_row
 from ensemble_tune.ensemble.training import Batch, train_epochs
 from ensemble_tune.ensemble.training_state import TrainingState, copy_state, load_weights
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.trial import Checkpoint, EpochResult, Params
+from ensemble_tune.storage import Location, fetched
+from ensemble_tune.trial import Checkpoint, EpochResult, Params, StoredCheckpoint
 
 _SCORED_TOGETHER = 8
 """Frames a forward pass outside training."""
@@ -61,16 +61,16 @@ class MetaTrial:
     """A Trial over MetaConfig's fields, with `members`, `bases`, `deploy`, `stacking` and `block`."""
 
     data: StageData
-    store: Path
+    store: Location
     """Where the members' predictions are saved."""
     library: Mapping[str, BaseConfig]
     """The base models that may be fused, by name."""
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """The scores of each member's model, for what the whole ensemble costs."""
-    starts: Mapping[str, Checkpoint] = field(default_factory=dict)
+    starts: Mapping[str, StoredCheckpoint] = field(default_factory=dict)
     """Fusions that were fitted before, by the trial that `of` names ("" where there is none): without a block they are
     not fitted again."""
-    evidence: Path | None = None
+    evidence: Location | None = None
     """Where what the last epoch made of each frame is saved, under `evidence_name`; None saves none."""
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
@@ -126,11 +126,12 @@ class MetaTrial:
             if resume is None:
                 yield EpochResult(epoch=1, scores=score(fusion.to(device).eval(), final=True))
         elif start is not None:
-            load_weights(fusion.to(device).eval(), start.folder)
-            # One that was interrupted while it was trained ends at these weights too, not at its own.
-            if resume is None or resume.epoch != start.epoch:
-                saved = partial(copy_state, start.folder)
-                yield EpochResult(epoch=start.epoch, scores=score(fusion, final=True), save=saved)
+            with fetched(start.folder) as folder:
+                load_weights(fusion.to(device).eval(), folder)
+                # One that was interrupted while it was trained ends at these weights too, not at its own.
+                if resume is None or resume.epoch != start.epoch:
+                    saved = partial(copy_state, folder)
+                    yield EpochResult(epoch=start.epoch, scores=score(fusion, final=True), save=saved)
         elif isinstance(fusion, WeightedMean) and config.kind == "greedy":
             if resume is None:
                 sample = PixelSample.draw(fitted, learned_from, config.seed)

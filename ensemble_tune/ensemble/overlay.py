@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 import cv2
@@ -12,7 +11,7 @@ import numpy as np
 
 from ensemble_tune.ensemble.frames import IGNORED
 from ensemble_tune.ensemble.image_file import Pixels
-from ensemble_tune.storage import atomic_file
+from ensemble_tune.storage import Location, retried, write_bytes
 
 _CAMVID = {
     "sky": (128, 128, 128),
@@ -44,12 +43,14 @@ def palette(classes: Sequence[str]) -> Pixels:
     return colours
 
 
-def write_mask(path: Path, labels: Pixels) -> None:
+def write_mask(path: Location, labels: Pixels) -> None:
     """Writes class indices (H, W) as a single-channel PNG."""
     _write(path, labels)
 
 
-def write_overlay(path: Path, image: Pixels, prediction: Pixels, classes: Sequence[str], truth: Pixels | None) -> None:
+def write_overlay(
+    path: Location, image: Pixels, prediction: Pixels, classes: Sequence[str], truth: Pixels | None
+) -> None:
     """Writes one picture: frame, truth, prediction, errors; without truth, frame and prediction.
 
     image: (H, W, 3) RGB. prediction, truth: (H, W) class indices, or IGNORED in the truth. The classes that occur are
@@ -104,8 +105,7 @@ def _text(bar: Pixels, text: str, left: int) -> None:
     cv2.putText(bar, text, (left, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA)
 
 
-def _write(path: Path, picture: Pixels) -> None:
+def _write(path: Location, picture: Pixels) -> None:
     """Encodes by the path's ending, and replaces the file in one step."""
     _, encoded = cv2.imencode(path.suffix, picture)
-    with atomic_file(path) as aside:
-        aside.write_bytes(encoded.tobytes())
+    retried(lambda: write_bytes(path, encoded.tobytes()), path)

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.fetched_once import fetched_predictions
 from ensemble_tune.ensemble.frames import Frames
-from ensemble_tune.ensemble.predictions import Predictions, Stamp
+from ensemble_tune.ensemble.predictions import Predictions, Stamp, read_stamp, refuse_other
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import PredictionsError
+from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.storage import Location, is_whole, named_as
+from ensemble_tune.store_folder import COMPLETE
 
 Part = Literal["held-out", "val", "train"]
 """A fold's own held-out frames, the val frames, or (in-sample stacking alone) all training frames."""
@@ -22,10 +26,10 @@ Part = Literal["held-out", "val", "train"]
 class PredictionStore:
     """The saved predictions of a run."""
 
-    root: Path
+    root: Location
     data: StageData
 
-    def folder(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> Path:
+    def folder(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> Location:
         """Equal for equal config, data, fold, frames and flip; different for any other."""
         key = [config.digest(), self.data.dataset().digest, self.data.folds, self.data.with_val]
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
@@ -56,14 +60,29 @@ class PredictionStore:
         )
 
     def open(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> Predictions:
-        """Raises PredictionsError where they are missing or of something else."""
+        """Raises PredictionsError where they are missing or of something else.
+
+        Out of a store they are fetched once a machine, into the data's cache, since they are memory-mapped.
+        """
         folder, stamp = self.folder(config, fold, part, flip=flip), self.stamp(config, fold, part, flip=flip)
-        return Predictions.open(folder, stamp, in_sample=part == "train")
+        here = folder if isinstance(folder, Path) else self._fetched(folder)
+        with named_as(folder, here):
+            return Predictions.open(here, stamp, in_sample=part == "train")
 
     def has(self, config: BaseConfig, fold: int, part: Part, *, flip: bool = False) -> bool:
-        """Whether these very predictions are there, whole."""
+        """Whether these very predictions are there, whole; fetches no more than what they are of."""
+        folder = self.folder(config, fold, part, flip=flip)
         try:
-            self.open(config, fold, part, flip=flip)
+            if isinstance(folder, Path):
+                self.open(config, fold, part, flip=flip)
+                return True
+            refuse_other(folder, read_stamp(folder), self.stamp(config, fold, part, flip=flip))
+            return is_whole(folder)
         except PredictionsError:
             return False
-        return True
+
+    def _fetched(self, folder: ObjectPath) -> Path:
+        try:
+            return fetched_predictions(folder, self.data.cache, self.data.cache_limit)
+        except FileNotFoundError:
+            raise PredictionsError(f"no predictions are in {folder}: {COMPLETE} is missing") from None

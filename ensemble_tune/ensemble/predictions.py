@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.errors import PredictionsError
-from ensemble_tune.storage import atomic_folder
+from ensemble_tune.storage import Location, atomic_folder, retried
 
 _ARRAY = "probabilities.npy"
 _STAMP = "stamp.json"
@@ -59,7 +59,7 @@ def quantise(probabilities: Tensor) -> Tensor:
     return (probabilities.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def write_predictions(folder: Path, stamp: Stamp, probabilities: Iterable[np.ndarray[Any, Any] | Tensor]) -> None:
+def write_predictions(folder: Location, stamp: Stamp, probabilities: Iterable[np.ndarray[Any, Any] | Tensor]) -> None:
     """Writes a model's predictions to `folder`, whole or not at all, replacing what is there.
 
     probabilities: one (C, h, w) of floats in [0, 1] for each of stamp.frames, in that order, or their quantised uint8;
@@ -111,9 +111,9 @@ class Predictions:
         expected: what they must be of; None takes any. in_sample: whether frames that the model was trained on may be
         read. Raises PredictionsError where the folder holds no predictions, or others than expected.
         """
-        stamp = _read_stamp(folder)
+        stamp = read_stamp(folder)
         if expected is not None:
-            _refuse_other(folder, stamp, expected)
+            refuse_other(folder, stamp, expected)
         try:
             array = np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -183,19 +183,21 @@ class OutOfFold:
         return self._part_of[name][name]
 
 
-def _read_stamp(folder: Path) -> Stamp:
+def read_stamp(folder: Location) -> Stamp:
     """The stamp in a folder of predictions. Raises PredictionsError."""
+    path = folder / _STAMP
     try:
-        values: dict[str, Any] = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(retried(lambda: path.read_text(encoding="utf-8"), path, "read"))
         fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
         return Stamp(**fields)
     except FileNotFoundError as error:
         raise PredictionsError(f"no predictions are in {folder}: {_STAMP} is missing") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise PredictionsError(f"{folder / _STAMP} is damaged or not ours; remove {folder} to predict again") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PredictionsError(f"{path} is damaged or not ours; remove {folder} to predict again") from error
 
 
-def _refuse_other(folder: Path, found: Stamp, expected: Stamp) -> None:
+def refuse_other(folder: Location, found: Stamp, expected: Stamp) -> None:
+    """Raises PredictionsError where predictions are not of what they should be."""
     for field in dataclasses.fields(Stamp):
         is_, should = getattr(found, field.name), getattr(expected, field.name)
         if is_ != should:

@@ -20,14 +20,15 @@ from ensemble_tune.ensemble.frames import Frames, load_frames
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.object_path import ObjectPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageData:
     """Where frames come from and how they are split; small, so that it travels to every worker."""
 
-    data: str
-    """A folder in the CamVid layout, or "synthetic"."""
+    data: str | ObjectPath
+    """A folder in the CamVid layout, here or in an object store, or "synthetic"."""
     cache: Path
     """A local folder for decoded frames, one a machine."""
     cache_limit: int = DEFAULT_LIMIT
@@ -46,7 +47,7 @@ class StageData:
 
     def dataset(self) -> Dataset:
         """The checked data set. Raises DataError."""
-        return _dataset(self.data, self.cache, self.split)
+        return _dataset(self.data, self.cache, self.cache_limit, self.split)
 
     def provenance(self) -> dict[str, str]:
         """What the rows of all trials on these frames share, and no other's: `data` and `split`."""
@@ -71,7 +72,7 @@ class StageData:
     def check(self, config: BaseConfig | MetaConfig) -> None:
         """Raises ConfigError where the frames do not fit the cache, or the training that sees the fewest frames would
         have no full batch."""
-        decoded = _dataset(self.data, self.cache, "official")
+        decoded = _dataset(self.data, self.cache, self.cache_limit, "official")
         DiskCache(self.cache, self.cache_limit).check(cached_bytes(decoded, config.size))
         frames = [frame for name in self._trained_on() for frame in self.dataset().splits[name]]
         folds = assign_folds([frame.name for frame in frames], [frame.sequence for frame in frames], self.folds)
@@ -95,22 +96,24 @@ class StageData:
 
 
 @lru_cache(maxsize=4)
-def _dataset(data: str, cache: Path, split: Split) -> Dataset:
-    return open_dataset(data, cache) if split == "official" else _dataset(data, cache, "official").in_blocks()
+def _dataset(data: str | ObjectPath, cache: Path, limit: int, split: Split) -> Dataset:
+    if split == "official":
+        return open_dataset(data, cache, limit)
+    return _dataset(data, cache, limit, "official").in_blocks()
 
 
 @lru_cache(maxsize=8)
-def _frames(data: str, cache: Path, limit: int, split: Split, name: str, size: tuple[int, int]) -> Frames:
+def _frames(data: str | ObjectPath, cache: Path, limit: int, split: Split, name: str, size: tuple[int, int]) -> Frames:
     """Memory maps, so that trial after trial in one process shares them with all others.
 
     They are kept as the folders have them, so that no frame is decoded once more for another split.
     """
     if split == "official" or name == "test":
-        return load_frames(_dataset(data, cache, "official"), name, size, cache, limit)
+        return load_frames(_dataset(data, cache, limit, "official"), name, size, cache, limit)
     train, val = (_frames(data, cache, limit, "official", each, size) for each in ("train", "val"))
     stored = train.join(val)
     row_of = {frame: row for row, frame in enumerate(stored.names)}
-    return stored.subset(row_of[frame.name] for frame in _dataset(data, cache, split).splits[name])
+    return stored.subset(row_of[frame.name] for frame in _dataset(data, cache, limit, split).splits[name])
 
 
 def shuffled_rows(config: BaseConfig | MetaConfig, epoch: int, count: int) -> Iterator[tuple[list[int], list[int]]]:

@@ -7,7 +7,6 @@ OUT/fusion/model.safetensors              the weights of the fusion, where it ha
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.predictions import quantise
 from ensemble_tune.ensemble.training_state import WEIGHTS_FILE, load_weights
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import atomic_folder
+from ensemble_tune.storage import Location, atomic_folder, copy_file
 
 MANIFEST_FILE = "ensemble.toml"
 
@@ -88,7 +87,7 @@ def models_of(manifest: EnsembleManifest) -> tuple[int, ...]:
 
 
 def assemble(
-    folder: Path, manifest: EnsembleManifest, weights: Sequence[Sequence[Path]], fusion_weights: Path | None
+    folder: Location, manifest: EnsembleManifest, weights: Sequence[Sequence[Location]], fusion_weights: Location | None
 ) -> None:
     """Writes a trained ensemble from the weights of its trainings, replacing an older one in `folder`.
 
@@ -103,6 +102,6 @@ def assemble(
         manifest.save(aside / MANIFEST_FILE)
 
 
-def _copy_weights(checkpoint: Path, folder: Path) -> None:
+def _copy_weights(checkpoint: Location, folder: Path) -> None:
     folder.mkdir(parents=True)
-    shutil.copyfile(checkpoint / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+    copy_file(checkpoint / WEIGHTS_FILE, folder / WEIGHTS_FILE)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.precision import number_type
 from ensemble_tune.errors import RunError
+from ensemble_tune.storage import Location, retried
 from ensemble_tune.trial import Checkpoint
 
 WEIGHTS_FILE = "model.safetensors"
@@ -121,7 +122,7 @@ class TrainingState:
         return {"config": _whole_schedule(self.config), "steps": self.steps}
 
 
-def holds_training_of(folder: Path, config: BaseConfig | MetaConfig) -> bool:
+def holds_training_of(folder: Location, config: BaseConfig | MetaConfig) -> bool:
     """Whether a folder holds a state of a training of `config`, however far either goes."""
     try:
         return _read_state(folder).get("config") == _whole_schedule(config)
@@ -171,11 +172,11 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read_state(folder: Location) -> dict[str, Any]:
     file = folder / _STATE_FILE
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        state = json.loads(retried(lambda: file.read_text(encoding="utf-8"), file, "read"))
+    except (FileNotFoundError, ValueError) as error:
         raise RunError(
             f"{str(file)!r} is missing or damaged; remove the checkpoint, and start from an earlier one"
         ) from error

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from ensemble_tune.errors import StorageError
-from ensemble_tune.storage import remove_partial
+from ensemble_tune.storage import Location, remove_partial
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.budget import Budget, Meter, Usage
 from ensemble_tune.tune.decisions import Decisions, Goal
@@ -58,7 +57,7 @@ class Conductor:
         sampler: Sampler,
         scheduler: Scheduler,
         ledger: Ledger,
-        checkpoints: Path,
+        checkpoints: Location,
         trials: int = 0,
         max_epochs: int | None = None,
         budget: Budget | None = None,

@@ -12,17 +12,21 @@ every part gets its column. `param.*` are parameters, `score.*` scores, `seconds
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import full_error, is_full, make_folder, reason_of, remove_partial, write_text
+from ensemble_tune.storage import (
+    Location,
+    full_error,
+    is_full,
+    location,
+    make_folder,
+    names_in,
+    reason_of,
+    remove_partial,
+)
 from ensemble_tune.tune.ledger_rows import (
     EPOCHS,
     SESSIONS,
@@ -35,6 +39,7 @@ from ensemble_tune.tune.ledger_rows import (
     trial_row,
 )
 from ensemble_tune.tune.ledger_table import LedgerTable
+from ensemble_tune.tune.one_writer import one_writer
 from ensemble_tune.tune.record import EpochRecord, TrialRecord
 from ensemble_tune.tune.session import SessionRecord
 
@@ -53,11 +58,11 @@ _log = logging.getLogger(__name__)
 class Ledger:
     """Reads the ledger of a run folder, and writes it as its one writer."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Location, *, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: seconds, by which flushes are due and storage that fails is tried again."""
         self.folder = folder
         self._clock = clock
-        self._lock = FileLock(folder / "writer.lock")
+        self._writer = one_writer(folder)
         self._trials = LedgerTable(folder / "trials", TRIALS, trial_row, trial_records)
         self._epochs = LedgerTable(folder / "epochs", EPOCHS, epoch_row, epoch_records)
         self._sessions = LedgerTable(folder / "sessions", SESSIONS, session_row, session_records)
@@ -67,9 +72,9 @@ class Ledger:
         """How many flushes failed since the last that did not."""
 
     @classmethod
-    def exists(cls, folder: Path) -> bool:
+    def exists(cls, folder: Location) -> bool:
         """Whether any trial was written there."""
-        return any((folder / "trials").glob("*.parquet"))
+        return any(name.endswith(".parquet") for name in names_in(folder / "trials"))
 
     def trials(self, stage: str | None = None) -> list[TrialRecord]:
         """All trials on disk, or one stage's, by stage and number. Raises RunError for a damaged part."""
@@ -89,25 +94,17 @@ class Ledger:
     def open(self) -> None:
         """Becomes the one writer. Raises RunError, naming the owner, where another process is."""
         make_folder(self.folder)
-        owner = self.folder / "writer.txt"
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-            raise RunError(
-                f"one search writes to a run folder at a time, but {who} writes to {self.folder.parent}; "
-                "wait for it, stop it, or use another --out"
-            ) from None
+        with self._readable():
+            self._writer.acquire()
         try:
             with self._readable():
-                write_text(owner, f"process {os.getpid()} on {socket.gethostname()}")
                 remove_partial(self.folder)
                 for table in (self._trials, self._epochs, self._sessions):
                     table.open()
                 # A status that this version does not know is told before anything is trained or written.
                 self.trials()
         except BaseException:
-            self._lock.release()
+            self._writer.release()
             raise
 
     def put_trial(self, record: TrialRecord) -> None:
@@ -131,6 +128,7 @@ class Ledger:
 
         Storage that fails is told once, in the log, and tried again after 1, 2, 4 ... 60 s; until then nothing is
         written, and every row is kept in memory. Raises StorageFullError where a disk is full; rows are kept then too.
+        Raises RunError, and writes no more, where another process has become the writer.
         """
         if self._failures:
             wait = min(2.0 ** (self._failures - 1), _LONGEST_RETRY_SECONDS)
@@ -164,13 +162,14 @@ class Ledger:
                     )
                 time.sleep(min(1.0, patience / 10))
         finally:
-            self._lock.release()
+            self._writer.release()
 
     def _try(self) -> bool:
         """One flush, whenever the last one was."""
         started = self._clock()
         try:
             # Epochs first: whoever dies between the two leaves no trial with a score that no epoch of it has.
+            self._writer.check()
             for table in (self._epochs, self._trials, self._sessions):
                 table.flush()
         except OSError as error:
@@ -200,7 +199,7 @@ class Ledger:
         try:
             yield
         except OSError as error:
-            path = Path(error.filename) if error.filename else self.folder
+            path = location(error.filename) if error.filename else self.folder
             if is_full(error):
                 raise full_error(path, error) from error
             raise RunError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import reason_of, write_bytes
+from ensemble_tune.storage import Location, arrow_file, reason_of, write_bytes
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 """The type of a column with few different texts."""
@@ -49,11 +48,11 @@ class Layout:
         """The part that holds a row."""
         return Part(stage, 0 if self.a_part is None else number - number % self.a_part)
 
-    def path(self, folder: Path, part: Part) -> Path:
+    def path(self, folder: Location, part: Part) -> Location:
         """A part's file."""
         return folder / (f"{part.stage}.parquet" if self.a_part is None else f"{part.stage}-{part.first:05d}.parquet")
 
-    def part_at(self, path: Path) -> Part:
+    def part_at(self, path: Location) -> Part:
         """The part that a file holds by its name. Raises RunError for a name that no part has."""
         if self.a_part is None:
             return Part(path.stem, 0)
@@ -80,7 +79,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
     return pa.string() if kind == NAME else kind
 
 
-def read_part(path: Path, layout: Layout) -> tuple[pa.Table, pa.Schema]:
+def read_part(path: Location, layout: Layout) -> tuple[pa.Table, pa.Schema]:
     """A part's rows in plain columns, and the schema of its file.
 
     Raises OSError where the storage fails, RunError where the file is no whole part with its own rows, each once.
@@ -90,7 +89,7 @@ def read_part(path: Path, layout: Layout) -> tuple[pa.Table, pa.Schema]:
         # Opened once: by its path, a part that the writer replaces meanwhile would be read half old, half new. By
         # Arrow, whose threads may outlive this call: one that lets go of a file of Python's while the interpreter
         # ends takes the whole process down.
-        with pa.OSFile(str(path), "rb") as file:
+        with arrow_file(path) as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
     except pa.ArrowException as error:
         raise damaged(path, reason_of(error)) from None
@@ -107,7 +106,7 @@ def read_part(path: Path, layout: Layout) -> tuple[pa.Table, pa.Schema]:
     return table, schema
 
 
-def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+def write_part(path: Location, table: pa.Table, schema: pa.Schema) -> None:
     """Replaces a part in one step. table: plain columns in the order of `schema`. Raises OSError."""
     columns = [
         column.dictionary_encode() if f.type == NAME else column for f, column in zip(schema, table, strict=True)
@@ -125,7 +124,7 @@ def to_python(table: pa.Table) -> dict[str, list[Any]]:
     return {name: _values(table[name]) for name in table.column_names}
 
 
-def damaged(path: Path, reason: str) -> RunError:
+def damaged(path: Location, reason: str) -> RunError:
     """What to raise for a file that is no part of the ledger."""
     return RunError(
         f"a ledger holds whole Parquet files of its own, but {path} is not one ({reason}); restore or remove it"

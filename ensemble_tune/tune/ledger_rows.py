@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ensemble_tune.errors import RunError
+from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger_part import NAME, TIME, Layout
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 from ensemble_tune.tune.session import SessionRecord
@@ -106,7 +106,7 @@ def session_row(record: SessionRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _SESSION_NAMES}
 
 
-def trial_records(path: Path, columns: Mapping[str, list[Any]]) -> Iterator[TrialRecord]:
+def trial_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[TrialRecord]:
     """The trials of a part. Raises RunError for a status that this version does not know."""
     params, scores, provenance = (_group(columns, group) for group in ("param", "score", "from"))
     for row, core in enumerate(_core(columns, _TRIAL_NAMES)):
@@ -114,14 +114,14 @@ def trial_records(path: Path, columns: Mapping[str, list[Any]]) -> Iterator[Tria
         yield TrialRecord(**core, params=_at(params, row), scores=_at(scores, row), provenance=_at(provenance, row))
 
 
-def epoch_records(path: Path, columns: Mapping[str, list[Any]]) -> Iterator[EpochRecord]:
+def epoch_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[EpochRecord]:
     """The epochs of a part."""
     scores, seconds = _group(columns, "score"), _group(columns, "seconds")
     for row, core in enumerate(_core(columns, _EPOCH_NAMES)):
         yield EpochRecord(**core, scores=_at(scores, row), seconds=_at(seconds, row))
 
 
-def session_records(path: Path, columns: Mapping[str, list[Any]]) -> Iterator[SessionRecord]:
+def session_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[SessionRecord]:
     """The sessions of a part."""
     for core in _core(columns, _SESSION_NAMES):
         yield SessionRecord(**core)
@@ -148,7 +148,7 @@ def _at(columns: list[tuple[str, list[Any]]], row: int) -> dict[str, Any]:
     return {name: values[row] for name, values in columns if values[row] is not None}
 
 
-def _status(path: Path, trial: str, text: str) -> Status:
+def _status(path: Location, trial: str, text: str) -> Status:
     try:
         return Status(text)
     except ValueError:

@@ -10,12 +10,12 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger_part import Layout, Part, key_of, plain, read_part, to_python, write_part
 
 R = TypeVar("R")
@@ -29,10 +29,10 @@ class LedgerTable(Generic[R]):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Location,
         layout: Layout,
         to_row: Callable[[R], Mapping[str, Any]],
-        to_records: Callable[[Path, Mapping[str, list[Any]]], Iterable[R]],
+        to_records: Callable[[Location, Mapping[str, list[Any]]], Iterable[R]],
     ) -> None:
         """to_row: a record's values by column. to_records: a part's records, from its path and its columns."""
         self.folder = folder
@@ -161,10 +161,10 @@ class LedgerTable(Generic[R]):
         ]
         return pa.table(columns, names=self._schema.names)
 
-    def _paths(self) -> list[Path]:
+    def _paths(self) -> list[Location]:
         return sorted(self.folder.glob("*.parquet"))
 
-    def _path(self, part: Part) -> Path:
+    def _path(self, part: Part) -> Location:
         return self._layout.path(self.folder, part)
 
 

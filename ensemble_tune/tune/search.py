@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.storage import Location, location
 from ensemble_tune.trial import Trial, Value
 from ensemble_tune.tune.budget import Budget
 from ensemble_tune.tune.conductor import Conductor
@@ -56,7 +56,7 @@ class Search:
     mode: Mode = "max"
     also: tuple[Objective, ...] = ()
     """Further scores to make better: the sampler then looks for the best compromises."""
-    out: Path
+    out: Location
     """The run folder; a text will do."""
     max_epochs: int
     """The longest trial's epochs; schedulers need it."""
@@ -77,7 +77,7 @@ class Search:
     factor: int = 3
     """One in so many trials goes on from a rung."""
     budget: Budget = field(default_factory=Budget)
-    warm_start: Path | None = None
+    warm_start: Location | None = None
     """A run folder whose trials of the same stage teach the sampler."""
     seed: int = 0
     stage: str = "search"
@@ -106,7 +106,7 @@ class Search:
     def __post_init__(self) -> None:
         for name in ("out", "warm_start"):  # a text will do
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+                object.__setattr__(self, name, location(getattr(self, name)))
 
     def check(self) -> None:
         """Raises ConfigError or RunError where `run` would before any trial: for whoever must train something first."""

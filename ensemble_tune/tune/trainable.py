@@ -16,6 +16,7 @@ import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
 from ensemble_tune.errors import EnsembleTuneError, StorageError
+from ensemble_tune.storage import Location
 from ensemble_tune.trial import EpochResult, Trial
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.decisions import Goal
@@ -92,7 +93,7 @@ class RayTrial(Trainable):
         if shared != self._shared:
             self._trial: Trial
             self._goal: Goal
-            self._checkpoints: Path
+            self._checkpoints: Location
             self._trial, self._goal, self._checkpoints = ray.get(shared)
             self._shared = shared
         self._folder = TrialFolder(self._checkpoints / assignment.trial)
@@ -109,8 +110,8 @@ class RayTrial(Trainable):
         """The trial's epochs; a generator, so that whatever is wrong from its first line on is the trial's failure."""
         self._attempt = self._folder.claim_attempt()
         self._folder.remember(self._assignment.record)
-        checkpoint, self._rows = self._folder.history()
-        yield from self._trial(self._assignment.params, checkpoint)
+        with self._folder.resumed() as (checkpoint, self._rows):
+            yield from self._trial(self._assignment.params, checkpoint)
 
     def _unreported(self) -> tuple[EpochRecord, ...]:
         new = tuple(self._rows[self._reported :])

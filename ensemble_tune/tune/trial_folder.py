@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import atomic_folder, is_partial, remove_folder, remove_partial, retried, write_text
-from ensemble_tune.trial import Checkpoint, EpochResult
+from ensemble_tune.storage import (
+    Location,
+    atomic_folder,
+    claim_folder,
+    names_in,
+    remove_folder,
+    remove_partial,
+    retried,
+    whole_folders,
+    write_text,
+)
+from ensemble_tune.trial import Checkpoint, EpochResult, StoredCheckpoint
 from ensemble_tune.tune.record import EpochRecord, TrialRecord
 
 CHECKPOINTS = "checkpoints"
@@ -28,21 +38,21 @@ _CLEARED = re.compile(r"cleared-(\d{4,})")
 class TrialFolder:
     """One trial's checkpoints, keyed by attempt and epoch: two lives of a trial never write to the same place."""
 
-    path: Path
+    path: Location
 
     def claim_attempt(self) -> int:
         """The number of a new attempt, from 1; no two processes get the same. Raises RunError where storage fails."""
         return retried(self._claim, self.path)
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self) -> StoredCheckpoint | None:
         """The last epoch of the newest attempt that has one."""
         for attempt in self._living():
             epochs = self._epochs(attempt)
             if epochs:
-                return Checkpoint(self._epoch_folder(attempt, max(epochs)), max(epochs))
+                return StoredCheckpoint(self._epoch_folder(attempt, max(epochs)), max(epochs))
         return None
 
-    def history(self) -> tuple[Checkpoint | None, list[EpochRecord]]:
+    def history(self) -> tuple[StoredCheckpoint | None, list[EpochRecord]]:
         """The last checkpoint and the rows it carries. Raises RunError if they are damaged."""
         while True:
             checkpoint = self.latest()
@@ -53,11 +63,24 @@ class TrialFolder:
                 if checkpoint is not None and checkpoint.folder.exists():
                     raise
 
-    def at(self, epoch: int) -> Checkpoint | None:
+    @contextmanager
+    def resumed(self) -> Iterator[tuple[Checkpoint | None, list[EpochRecord]]]:
+        """`history` with the checkpoint on this machine until the `with` ends; also raises StorageError."""
+        with ExitStack() as stack:
+            while True:
+                stored, rows = self.history()
+                try:
+                    checkpoint = None if stored is None else stack.enter_context(stored.fetched())
+                except FileNotFoundError:  # replaced by a later one, as in `history`
+                    continue
+                yield checkpoint, rows
+                return
+
+    def at(self, epoch: int) -> StoredCheckpoint | None:
         """The checkpoint of one epoch, from the newest attempt that has it."""
         for attempt in self._living():
             if epoch in self._epochs(attempt):
-                return Checkpoint(self._epoch_folder(attempt, epoch), epoch)
+                return StoredCheckpoint(self._epoch_folder(attempt, epoch), epoch)
         return None
 
     def save(self, attempt: int, result: EpochResult, rows: Sequence[EpochRecord]) -> None:
@@ -81,18 +104,18 @@ class TrialFolder:
         """Removes every checkpoint but those of these epochs. Raises RunError if attempt `by` has been replaced."""
         if by is not None:
             self._refuse_replaced(by)
-        living = self._living()
-        for attempt in self._attempts():
-            for epoch in self._epochs(attempt) - (epochs if attempt in living else set()):
+        attempts, cleared = self._standing()
+        for attempt in attempts:
+            for epoch in self._epochs(attempt) - (epochs if attempt > cleared else set()):
                 self._remove(self._epoch_folder(attempt, epoch))
 
     def clear(self) -> None:
         """Removes every checkpoint for good, but keeps the attempts' numbers: their processes can write no more."""
-        newest = max(self._attempts(), default=0)
-        if newest:
+        attempts, _ = self._standing()
+        if attempts:
             # Before anything goes: whoever dies here leaves checkpoints that count no longer, and numbers that do.
-            retried((self.path / f"cleared-{newest:04d}").touch, self.path)
-            for attempt in self._attempts():
+            retried((self.path / f"cleared-{attempts[0]:04d}").touch, self.path)
+            for attempt in attempts:
                 self._remove(self._attempt_folder(attempt))
             self.forget()
 
@@ -108,11 +131,11 @@ class TrialFolder:
     def remembered(self) -> TrialRecord | None:
         """What `remember` wrote, as a running trial; None where nothing is. Raises RunError if it is damaged."""
         path = self.path / _RECORD
-        if not path.exists():
-            return None
         try:
-            return TrialRecord.of_proposal(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            return TrialRecord.of_proposal(json.loads(retried(lambda: path.read_text(encoding="utf-8"), path, "read")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(
                 f"a trial's folder says what the trial is, but {path} is damaged ({error}); remove the folder "
                 f"{self.path} to train the trial anew"
@@ -120,72 +143,67 @@ class TrialFolder:
 
     def clear_partial(self) -> None:
         """Removes what dead attempts left half-written; call it only while no attempt runs."""
-        for attempt in self._attempts():
-            remove_partial(self._attempt_folder(attempt))
+        for attempt in self._standing()[0]:
+            remove_partial(self._attempt_folder(attempt), folders=True)
 
     def remove(self) -> None:
         """Removes all checkpoints, and the numbers of the attempts."""
         self._remove(self.path)
 
     def _claim(self) -> int:
-        self.path.mkdir(parents=True, exist_ok=True)
-        number = max(self._attempts() | self._cleared(), default=0) + 1
-        while True:
-            try:
-                self._attempt_folder(number).mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return number
+        attempts, cleared = self._standing()
+        number = max([*attempts, cleared]) + 1
+        while not claim_folder(self._attempt_folder(number)):
+            number += 1
+        return number
 
-    def _remove(self, folder: Path) -> None:
+    def _remove(self, folder: Location) -> None:
         retried(lambda: remove_folder(folder), folder)
 
     def _refuse_replaced(self, attempt: int) -> None:
-        if attempt <= max(self._cleared(), default=0):
+        attempts, cleared = self._standing()
+        if attempt <= cleared:
             raise RunError(f"attempt {attempt} of {self.path.name} has ended: its checkpoints were cleared")
-        newest = max(self._attempts(), default=attempt)
+        newest = max(attempts, default=attempt)
         if newest > attempt:
             raise RunError(f"attempt {attempt} of {self.path.name} was replaced by attempt {newest}")
 
-    def _attempt_folder(self, attempt: int) -> Path:
+    def _attempt_folder(self, attempt: int) -> Location:
         return self.path / f"attempt-{attempt:04d}"
 
-    def _epoch_folder(self, attempt: int, epoch: int) -> Path:
+    def _epoch_folder(self, attempt: int, epoch: int) -> Location:
         return self._attempt_folder(attempt) / f"epoch-{epoch:05d}"
 
-    def _attempts(self) -> set[int]:
-        return _numbers(self.path, _ATTEMPT)
-
-    def _cleared(self) -> set[int]:
-        return _numbers(self.path, _CLEARED)
+    def _standing(self) -> tuple[list[int], int]:
+        """The attempts, the newest first, and the last one whose checkpoints count no longer; 0 where there is none."""
+        names = names_in(self.path)
+        return sorted(_numbers(names, _ATTEMPT), reverse=True), max(_numbers(names, _CLEARED), default=0)
 
     def _living(self) -> list[int]:
         """The attempts whose checkpoints count, the newest first."""
-        cleared = max(self._cleared(), default=0)
-        return sorted((attempt for attempt in self._attempts() if attempt > cleared), reverse=True)
+        attempts, cleared = self._standing()
+        return [attempt for attempt in attempts if attempt > cleared]
 
     def _epochs(self, attempt: int) -> set[int]:
-        return _numbers(self._attempt_folder(attempt), _EPOCH)
+        return _numbers(whole_folders(self._attempt_folder(attempt)), _EPOCH)
 
 
-def unwritten(checkpoints: Path, stage: str, known: Container[str]) -> Iterator[TrialRecord]:
+def unwritten(checkpoints: Location, stage: str, known: Container[str]) -> Iterator[TrialRecord]:
     """The trials of a stage that have a folder in `checkpoints` and are not `known`: their driver died too early."""
-    if not checkpoints.is_dir():
-        return
-    for path in sorted(checkpoints.iterdir()):
-        if path.name not in known and path.name.startswith(f"{stage}-") and not is_partial(path):
-            record = TrialFolder(path).remembered()
-            if record is not None and (record.trial, record.stage) == (path.name, stage):
+    for name in names_in(checkpoints):
+        if name not in known and name.startswith(f"{stage}-"):
+            record = TrialFolder(checkpoints / name).remembered()
+            if record is not None and (record.trial, record.stage) == (name, stage):
                 yield record
 
 
-def rows_of(checkpoint: Checkpoint) -> list[EpochRecord]:
+def rows_of(checkpoint: StoredCheckpoint) -> list[EpochRecord]:
     """The rows that a checkpoint carries. Raises RunError if they are damaged."""
     path = checkpoint.folder / _ROWS
     try:
-        rows = [EpochRecord.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        text = retried(lambda: path.read_text(encoding="utf-8"), path, "read")
+        rows = [EpochRecord.from_json(row) for row in json.loads(text)]
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(
             f"a checkpoint carries its trial's rows, but {path} is damaged ({error}); "
             f"remove the folder {checkpoint.folder} to train on from the checkpoint before it"
@@ -193,8 +211,5 @@ def rows_of(checkpoint: Checkpoint) -> list[EpochRecord]:
     return rows
 
 
-def _numbers(folder: Path, pattern: re.Pattern[str]) -> set[int]:
-    if not folder.is_dir():
-        return set()
-    matches = (pattern.fullmatch(entry.name) for entry in folder.iterdir() if not is_partial(entry))
-    return {int(match[1]) for match in matches if match}
+def _numbers(names: Iterable[str], pattern: re.Pattern[str]) -> set[int]:
+    return {int(match[1]) for match in map(pattern.fullmatch, names) if match}

@@ -6,9 +6,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ensemble_tune.errors import RunError
+from ensemble_tune.storage import Location
 from ensemble_tune.tune.given import MisfitError, fit
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, best_epoch
@@ -42,7 +42,7 @@ class WarmStart:
         return "; ".join(parts + _refused(self.missing, self.outside, self.unscored))
 
 
-def read_warm_start(out: Path, space: SearchSpace, *, stage: str, objective: Objective) -> WarmStart:
+def read_warm_start(out: Location, space: SearchSpace, *, stage: str, objective: Objective) -> WarmStart:
     """Reads the run in folder `out`; the other run may have searched for another score than `objective`.
 
     Trials that run, wait or were lost teach nothing. Raises RunError where there is no ledger or no trial of use.

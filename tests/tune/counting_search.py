@@ -8,6 +8,7 @@ from pathlib import Path
 
 from counting_trial import CountingTrial
 
+from ensemble_tune.storage import Location, location
 from ensemble_tune.tune.interrupts import Interrupted
 from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.search_space import SearchSpace
@@ -15,12 +16,12 @@ from ensemble_tune.tune.workers import Workers
 
 
 def search(
-    out: Path, trials: int, epochs: int, seconds: float, address: str | None = None, scheduler: str = "none"
+    out: Location, trials: int, epochs: int, seconds: float, address: str | None = None, scheduler: str = "none"
 ) -> Search:
-    """A random search over one parameter."""
+    """A random search over one parameter; on a disk its trials log what they do."""
     space = SearchSpace.parse(f"[parameters]\nrate = {{ low = 0.0, high = 1.0 }}\nepochs = {epochs}")
     return Search(
-        trial=CountingTrial(seconds=seconds, log=out / "log"),
+        trial=CountingTrial(seconds=seconds, log=out / "log" if isinstance(out, Path) else None),
         metric="score",
         stage="base",
         trials=trials,
@@ -37,8 +38,8 @@ def search(
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     out, trials, epochs, seconds, address, *scheduler = sys.argv[1:]
-    Path(out).mkdir(exist_ok=True)
+    location(out).mkdir(exist_ok=True)
     try:
-        search(Path(out), int(trials), int(epochs), float(seconds), address or None, *scheduler).run()
+        search(location(out), int(trials), int(epochs), float(seconds), address or None, *scheduler).run()
     except Interrupted:
         sys.exit(130)

@@ -237,7 +237,7 @@ def test_killed_at_any_moment_a_search_goes_on_and_loses_or_doubles_nothing(
             run = Run(out, goal, 3, CountingTrial(log=log), scheduler).to_the_end()
         except KilledError:
             deaths += 1
-            OPENED[-1]._lock.release(force=True)
+            OPENED[-1]._writer._lock.release(force=True)
         left = -1
         if run is None:
             run = Run(out, goal, 3, CountingTrial(log=log), scheduler).to_the_end()

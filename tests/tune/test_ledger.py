@@ -21,9 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import BEGIN, epoch_record, trial_record
+from s3_server import Proxy
 from small_disk import fill, small_disk
 
 from ensemble_tune.errors import EnsembleTuneError, RunError, StorageFullError
+from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.storage import Location
 from ensemble_tune.tune import ledger_table
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
@@ -52,6 +55,15 @@ def full(number: int, stage: str = "base") -> TrialRecord:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger = Ledger(tmp_path / "run" / "ledger")
+    ledger.open()
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def anywhere(place: Location) -> Iterator[Ledger]:
+    """On a disk, and in an object store."""
+    ledger = Ledger(place / "ledger")
     ledger.open()
     yield ledger
     ledger.close()
@@ -86,50 +98,50 @@ def plain(rows: list[TrialRecord] | list[EpochRecord]) -> list[str]:
     return texts
 
 
-def test_what_is_written_is_read_back_as_it_was(ledger: Ledger) -> None:
+def test_what_is_written_is_read_back_as_it_was(anywhere: Ledger) -> None:
     trials = [full(number) for number in range(5)]
     epochs = [
         epoch_record(number, epoch, {"miou": 0.1, "iou.car": math.nan}) for number in range(5) for epoch in (1, 2)
     ]
     for trial in reversed(trials):
-        ledger.put_trial(trial)
+        anywhere.put_trial(trial)
     for row in reversed(epochs):
-        ledger.put_epoch(row)
-    assert not Ledger.exists(ledger.folder)
-    ledger.flush()
-    assert Ledger.exists(ledger.folder)
-    back = fresh(ledger)
+        anywhere.put_epoch(row)
+    assert not Ledger.exists(anywhere.folder)
+    anywhere.flush()
+    assert Ledger.exists(anywhere.folder)
+    back = fresh(anywhere)
     assert plain(back.trials("base")) == plain(trials)
     assert plain(back.epochs("base")) == plain(epochs)
 
 
-def test_a_row_put_again_replaces_itself(ledger: Ledger) -> None:
+def test_a_row_put_again_replaces_itself(anywhere: Ledger) -> None:
     for score in (0.1, 0.2):
-        ledger.put_trial(replace(full(0), score=score))
-        ledger.put_epoch(epoch_record(0, 1, {"miou": score}, attempt=round(10 * score)))
-        ledger.flush()
-    assert [t.score for t in fresh(ledger).trials()] == [0.2]
-    assert [(e.epoch, e.attempt, e.scores) for e in fresh(ledger).epochs()] == [(1, 2, {"miou": 0.2})]
+        anywhere.put_trial(replace(full(0), score=score))
+        anywhere.put_epoch(epoch_record(0, 1, {"miou": score}, attempt=round(10 * score)))
+        anywhere.flush()
+    assert [t.score for t in fresh(anywhere).trials()] == [0.2]
+    assert [(e.epoch, e.attempt, e.scores) for e in fresh(anywhere).epochs()] == [(1, 2, {"miou": 0.2})]
 
 
-def test_rows_after_an_epoch_can_be_forgotten(ledger: Ledger) -> None:
+def test_rows_after_an_epoch_can_be_forgotten(anywhere: Ledger) -> None:
     for number in (0, 1):
         for epoch in (1, 2, 3):
-            ledger.put_epoch(epoch_record(number, epoch))
-    ledger.drop_epochs_after(full(1), 1)
-    ledger.flush()
-    assert [(e.number, e.epoch) for e in fresh(ledger).epochs()] == [(0, 1), (0, 2), (0, 3), (1, 1)]
+            anywhere.put_epoch(epoch_record(number, epoch))
+    anywhere.drop_epochs_after(full(1), 1)
+    anywhere.flush()
+    assert [(e.number, e.epoch) for e in fresh(anywhere).epochs()] == [(0, 1), (0, 2), (0, 3), (1, 1)]
 
 
-def test_of_two_cuts_the_earlier_epoch_counts(ledger: Ledger) -> None:
+def test_of_two_cuts_the_earlier_epoch_counts(anywhere: Ledger) -> None:
     for epoch in (1, 2, 3, 4):
-        ledger.put_epoch(epoch_record(0, epoch))
-    ledger.flush()
-    ledger.drop_epochs_after(full(0), 1)
-    ledger.put_epoch(epoch_record(0, 2, {"miou": 0.9}))
-    ledger.drop_epochs_after(full(0), 3)
-    ledger.flush()
-    assert [(row.epoch, row.scores["miou"]) for row in fresh(ledger).epochs()] == [(1, 0.1), (2, 0.9)]
+        anywhere.put_epoch(epoch_record(0, epoch))
+    anywhere.flush()
+    anywhere.drop_epochs_after(full(0), 1)
+    anywhere.put_epoch(epoch_record(0, 2, {"miou": 0.9}))
+    anywhere.drop_epochs_after(full(0), 3)
+    anywhere.flush()
+    assert [(row.epoch, row.scores["miou"]) for row in fresh(anywhere).epochs()] == [(1, 0.1), (2, 0.9)]
 
 
 def test_a_writer_that_dies_within_a_flush_leaves_no_trial_without_its_epochs(
@@ -154,18 +166,38 @@ def test_a_writer_that_dies_within_a_flush_leaves_no_trial_without_its_epochs(
     assert ledger.flush() and len(fresh(ledger).trials()) == 1, "rows that were not written still wait"
 
 
-def test_a_next_process_goes_on_with_the_same_rows(ledger: Ledger) -> None:
-    ledger.put_trial(full(0))
-    ledger.put_epoch(epoch_record(0, 1))
-    ledger.close()
-    again = fresh(ledger)
+def test_a_next_process_goes_on_with_the_same_rows(anywhere: Ledger) -> None:
+    anywhere.put_trial(full(0))
+    anywhere.put_epoch(epoch_record(0, 1))
+    anywhere.close()
+    again = fresh(anywhere)
     again.open()
     again.put_trial(full(1))
     again.put_epoch(epoch_record(0, 2))
     again.close()
     assert [t.number for t in again.trials()] == [0, 1]
     assert [e.epoch for e in again.epochs()] == [1, 2]
+    anywhere.open()
+
+
+def test_in_a_store_a_part_is_one_request_and_parts_of_one_schema_are_read_by_anyone(
+    bucket: ObjectPath, proxy: Proxy, tmp_path: Path
+) -> None:
+    ledger = Ledger(bucket / "ledger")
     ledger.open()
+    proxy.log.clear()
+    ledger.put_trial(full(0))
+    ledger.put_trial(replace(full(300), params={"late": 1}))
+    ledger.put_epoch(epoch_record(0, 1))
+    ledger.flush()
+    written = [path.rpartition("/")[2] for method, path in proxy.log if method == "PUT" and path.endswith(".parquet")]
+    assert written == ["base-00000.parquet", "base-00000.parquet", "base-00256.parquet"]
+    ledger.close()
+    for name, there in bucket.objects().items():
+        assert name.endswith(".parquet") and there.size, "neither a lease nor anything half written is left"
+        (bucket / name).download(tmp_path / name.replace("/", "-"))
+    trials = pl.read_parquet(tmp_path / "ledger-trials-*.parquet")
+    assert trials.height == 2 and "param.late" in trials.columns
 
 
 def test_many_trials_spread_over_parts_and_each_row_is_there_once(ledger: Ledger) -> None:

@@ -13,6 +13,8 @@ from records import epoch_record, trial_record
 from small_disk import small_disk
 
 from ensemble_tune.errors import RunError, StorageFullError
+from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.storage import Location, names_in
 from ensemble_tune.trial import EpochResult
 from ensemble_tune.tune import trial_folder
 from ensemble_tune.tune.record import Status
@@ -33,11 +35,14 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def epochs(folder: TrialFolder) -> list[str]:
-    return sorted(str(path.relative_to(folder.path)) for path in folder.path.glob("*/*"))
+    """All checkpoints, and what is left of others."""
+    if isinstance(folder.path, Path):
+        return sorted(str(path.relative_to(folder.path)) for path in folder.path.glob("*/*"))
+    return sorted({"/".join(name.split("/")[:2]) for name in folder.path.objects() if "/epoch-" in name})
 
 
-def test_a_checkpoint_carries_the_trials_rows(tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path / "base-0000")
+def test_a_checkpoint_carries_the_trials_rows(place: Location) -> None:
+    folder = TrialFolder(place / "base-0000")
     assert folder.latest() is None and folder.history() == (None, [])
     save(folder, folder.claim_attempt(), 3)
     checkpoint, rows = folder.history()
@@ -119,8 +124,8 @@ def test_a_full_disk_is_told_at_once_and_keeps_the_checkpoint_before(
         assert len(folder.history()[1]) == 1
 
 
-def test_the_newest_attempt_counts_even_where_an_older_one_came_further(tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path / "base-0000")
+def test_the_newest_attempt_counts_even_where_an_older_one_came_further(place: Location) -> None:
+    folder = TrialFolder(place / "base-0000")
     first = folder.claim_attempt()
     save(folder, first, 2, "old")
     save(folder, first, 7, "old")
@@ -134,8 +139,8 @@ def test_the_newest_attempt_counts_even_where_an_older_one_came_further(tmp_path
     assert folder.at(3) is None
 
 
-def test_a_replaced_attempt_neither_writes_nor_removes_any_more(tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path / "base-0000")
+def test_a_replaced_attempt_neither_writes_nor_removes_any_more(place: Location) -> None:
+    folder = TrialFolder(place / "base-0000")
     first = folder.claim_attempt()
     save(folder, first, 1)
     second = folder.claim_attempt()
@@ -147,8 +152,8 @@ def test_a_replaced_attempt_neither_writes_nor_removes_any_more(tmp_path: Path) 
     save(folder, second, 3)
 
 
-def test_a_cleared_folder_has_no_checkpoint_but_its_attempts_numbers(tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path / "base-0000")
+def test_a_cleared_folder_has_no_checkpoint_but_its_attempts_numbers(place: Location) -> None:
+    folder = TrialFolder(place / "base-0000")
     folder.clear()
     assert not folder.path.exists(), "where nothing was there is nothing to clear"
     first = folder.claim_attempt()
@@ -168,7 +173,7 @@ def test_a_cleared_folder_has_no_checkpoint_but_its_attempts_numbers(tmp_path: P
     folder.clear()
     assert folder.claim_attempt() == 4
     folder.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert names_in(place) == []
 
 
 def test_a_checkpoint_that_was_being_written_when_all_were_cleared_counts_for_nothing(tmp_path: Path) -> None:
@@ -204,8 +209,8 @@ def test_clearing_that_dies_at_once_has_cleared(tmp_path: Path, monkeypatch: pyt
     assert folder.latest() is None and folder.claim_attempt() == 2
 
 
-def test_only_the_epochs_to_keep_are_kept_from_any_attempt(tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path / "base-0000")
+def test_only_the_epochs_to_keep_are_kept_from_any_attempt(place: Location) -> None:
+    folder = TrialFolder(place / "base-0000")
     first = folder.claim_attempt()
     for epoch in (1, 2, 3):
         save(folder, first, epoch)
@@ -216,8 +221,8 @@ def test_only_the_epochs_to_keep_are_kept_from_any_attempt(tmp_path: Path) -> No
     assert epochs(folder) == ["attempt-0001/epoch-00002", "attempt-0002/epoch-00005"]
 
 
-def test_long_trainings_keep_their_order(tmp_path: Path) -> None:
-    folder = TrialFolder(tmp_path / "base-0000")
+def test_long_trainings_keep_their_order(place: Location) -> None:
+    folder = TrialFolder(place / "base-0000")
     attempt = folder.claim_attempt()
     for epoch in (99_999, 100_000):
         folder.save(attempt, EpochResult(epoch=epoch, scores={}), [])
@@ -306,19 +311,19 @@ def test_no_two_processes_claim_the_same_attempt(tmp_path: Path) -> None:
     assert sorted(number for claim in claims for number in claim) == list(range(1, 181))
 
 
-def test_a_trial_that_the_ledger_does_not_know_is_remembered_until_its_end(tmp_path: Path) -> None:
+def test_a_trial_that_the_ledger_does_not_know_is_remembered_until_its_end(place: Location) -> None:
     record = trial_record(3, status=Status.RUNNING, params={"rate": 0.5, "deep": True, "name": "x", "n": 2}, seed=7)
     record = replace(record, sampler="tpe", provenance={"data": "abc"})
     for name in ("base-0003", "meta-0001", "base-0004"):
-        folder = TrialFolder(tmp_path / name)
+        folder = TrialFolder(place / name)
         folder.claim_attempt()
         if name != "base-0004":
             folder.remember(record)
-    assert list(unwritten(tmp_path, "base", set())) == [record]
-    assert list(unwritten(tmp_path, "base", {"base-0003"})) == [] == list(unwritten(tmp_path / "none", "base", set()))
-    TrialFolder(tmp_path / "base-0003").forget()
-    TrialFolder(tmp_path / "base-0003").forget()
-    assert list(unwritten(tmp_path, "base", set())) == []
+    assert list(unwritten(place, "base", set())) == [record]
+    assert list(unwritten(place, "base", {"base-0003"})) == [] == list(unwritten(place / "none", "base", set()))
+    TrialFolder(place / "base-0003").forget()
+    TrialFolder(place / "base-0003").forget()
+    assert list(unwritten(place, "base", set())) == []
 
 
 def test_a_damaged_memory_of_a_trial_is_named(tmp_path: Path) -> None:
@@ -327,3 +332,47 @@ def test_a_damaged_memory_of_a_trial_is_named(tmp_path: Path) -> None:
     (folder.path / "trial.json").write_text('{"trial": "base-0000"}')
     with pytest.raises(RunError, match=r"trial\.json is damaged \('stage'\); remove the folder .* the trial anew"):
         list(unwritten(tmp_path, "base", set()))
+
+
+def test_in_a_store_what_is_half_written_is_no_checkpoint_and_can_be_cleared(bucket: ObjectPath) -> None:
+    folder = TrialFolder(bucket / "base-0000")
+    attempt = folder.claim_attempt()
+    save(folder, attempt, 1)
+    (bucket / "base-0000" / "attempt-0001" / "epoch-00002" / "state").write_bytes(b"half")
+    latest = folder.latest()
+    assert latest is not None and latest.epoch == 1
+    folder.clear_partial()
+    assert epochs(folder) == ["attempt-0001/epoch-00001"] and folder.claim_attempt() == attempt + 1
+
+
+def test_a_checkpoint_is_on_this_machine_while_its_trial_runs(place: Location) -> None:
+    folder = TrialFolder(place / "base-0000")
+    with folder.resumed() as resumed:
+        assert resumed == (None, [])
+    save(folder, folder.claim_attempt(), 2, "mine")
+    with folder.resumed() as (checkpoint, rows):
+        assert checkpoint is not None and checkpoint.epoch == 2 and len(rows) == 2
+        assert isinstance(checkpoint.folder, Path) and (checkpoint.folder / "state").read_text() == "mine"
+        assert (checkpoint.folder / "rows.json").is_file()
+    assert checkpoint.folder.exists() == isinstance(place, Path), "a copy goes with its trial"
+
+
+def test_a_checkpoint_that_a_later_one_replaces_while_it_is_fetched_is_not_waited_for(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble_tune.store_folder._REPLACED_SECONDS", 0.0)
+    folder = TrialFolder(bucket / "base-0000")
+    attempt = folder.claim_attempt()
+    save(folder, attempt, 1)
+    history, left = TrialFolder.history, [1]
+
+    def then_replaced(self: TrialFolder) -> Any:
+        found = history(self)
+        if left.pop() if left else False:
+            save(folder, attempt, 2)
+            folder.keep({2})
+        return found
+
+    monkeypatch.setattr(TrialFolder, "history", then_replaced)
+    with folder.resumed() as (checkpoint, rows):
+        assert checkpoint is not None and checkpoint.epoch == 2 and len(rows) == 2
