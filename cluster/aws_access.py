@@ -28,7 +28,7 @@ _TAG = "ray-cluster-name"
 def main(path: str, *options: str) -> None:
     """Makes or deletes what the file's block names."""
     block = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["metadata"]
-    ec2, iam = boto3.client("ec2", region_name=block["region"]), boto3.client("iam")
+    ec2, iam = boto3.client("ec2", region_name=block["region"]), boto3.client("iam", region_name=block["region"])
     account = boto3.client("sts", region_name=block["region"]).get_caller_identity()["Account"]
     roles = {block["worker_profile"]: worker_policy(block), block["head_profile"]: head_policy(block, account)}
     if "--delete" in options:

@@ -1,7 +1,7 @@
 """Real SSH hosts on one machine: each has its own network, processes, mounts, name, home and sshd.
 
 A host is a network namespace on a bridge of its own, with no way out of it: nothing that runs there reaches anything
-but the other hosts and this machine. All see the same file system, so any folder is a shared one.
+but the other hosts. The user's own machine is one more of them, without an sshd. All share /mnt, as by NFS.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "ensemble-tune-"
+_NET = "10.213.16"
+"""Their addresses; each run of the tests has a bridge of its own, which nothing else is on."""
 _MARK = "ENSEMBLE_TUNE_TEST_HOSTS"
 """A variable that all processes started here inherit: by it they are found, wherever they went."""
 _TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "setsid")
@@ -42,12 +44,13 @@ def missing() -> str | None:
 class Host:
     """One machine."""
 
-    def __init__(self, name: str, address: str, folder: Path, keys: Path, mark: str) -> None:
+    def __init__(self, name: str, address: str, folder: Path, shared: Path, keys: Path, mark: str) -> None:
         self.name = name
         """As it calls itself, and its network namespace."""
         self.address = address
         self.folder = folder
         self.home = folder / "home"
+        self._shared = shared
         self._keys = keys
         self._mark = mark
         self._init: subprocess.Popen[bytes] | None = None
@@ -67,11 +70,13 @@ class Host:
 
     def start(self) -> None:
         """Switches it on; its disk is as it was."""
+        own = self.folder
         script = (
             "mount --make-rprivate / && mkdir -p /tmp/ray && "
-            f"mount --bind {self.folder}/ray /tmp/ray && mount --bind {self.folder}/passwd /etc/passwd && "
-            f"mount --bind {self.folder}/hosts /etc/hosts && echo {self.name} > /proc/sys/kernel/hostname && "
-            f"exec {_SSHD} -D -e -f {self.folder}/sshd_config"
+            f"mount --bind {own}/ray /tmp/ray && mount --bind {own}/passwd /etc/passwd && "
+            f"mount --bind {own}/hosts /etc/hosts && mount --bind {self._shared} /mnt && "
+            f"echo {self.name} > /proc/sys/kernel/hostname && "
+            f"exec {_SSHD} -D -e -f {own}/sshd_config"
         )
         kinds = ("--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
         with (self.folder / "sshd.log").open("ab") as log:
@@ -104,11 +109,12 @@ class Host:
         _run("ip", "link", "set", _cable(self.name), "up")
 
     def run(self, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command on it, through SSH."""
+        """A command on it, through SSH from the user's machine."""
         options = ["-i", str(self._keys / "user"), "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"]
         options += ["-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=10"]
+        user = ["ip", "netns", "exec", f"{_PREFIX}{self._mark}-user"]
         done = subprocess.run(
-            ["ssh", *options, f"root@{self.address}", f"source ~/.bashrc; {command}"],
+            [*user, "ssh", *options, f"root@{self.address}", f"source ~/.bashrc; {command}"],
             capture_output=True,
             text=True,
             timeout=60,
@@ -118,16 +124,18 @@ class Host:
 
 
 class Hosts:
-    """Some hosts on a bridge; this machine is on it too, as the user's own."""
+    """Some hosts on a bridge, and the user's own machine."""
 
     def __init__(self, count: int, folder: Path) -> None:
         self.mark = str(os.getpid())
         self.folder = folder
+        self.shared = folder / "shared"
+        """What all of them see as /mnt."""
         self.keys = folder / "keys"
-        self.keys.mkdir(parents=True)
+        for made in (self.shared, self.keys):
+            made.mkdir(parents=True)
         self._bridge = f"et{self.mark}"
-        self._net = _free_net()
-        self.client = f"{self._net}.1"
+        self._user = f"{_PREFIX}{self.mark}-user"
         self._all: list[Host] = []
         self._count = count
 
@@ -143,21 +151,25 @@ class Hosts:
         for key in ("host", "user"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.keys / key))
         _run("ip", "link", "add", self._bridge, "type", "bridge")
-        _run("ip", "address", "add", f"{self.client}/24", "dev", self._bridge)
         _run("ip", "link", "set", self._bridge, "up")
+        self._plug_in(self._user, f"{_NET}.1")
         for number in range(self._count):
-            name, address = f"{_PREFIX}{self.mark}-{number}", f"{self._net}.{10 + number}"
-            _run("ip", "netns", "add", name)
-            _run("ip", "link", "add", _cable(name), "type", "veth", "peer", "name", "eth0", "netns", name)
-            _run("ip", "link", "set", _cable(name), "master", self._bridge, "up")
-            _run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "eth0")
-            for device in ("lo", "eth0"):
-                _run("ip", "-n", name, "link", "set", device, "up")
-            host = Host(name, address, self.folder / f"host-{number}", self.keys, self.mark)
+            name, address = f"{_PREFIX}{self.mark}-{number}", f"{_NET}.{10 + number}"
+            self._plug_in(name, address)
+            host = Host(name, address, self.folder / f"host-{number}", self.shared, self.keys, self.mark)
             self._all.append(host)
             host.start()
         for host in self._all:
             self.wait_for(host)
+
+    def _plug_in(self, name: str, address: str) -> None:
+        """A network namespace with one address, on the bridge."""
+        _run("ip", "netns", "add", name)
+        _run("ip", "link", "add", _cable(name), "type", "veth", "peer", "name", "eth0", "netns", name)
+        _run("ip", "link", "set", _cable(name), "master", self._bridge, "up")
+        _run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _run("ip", "-n", name, "link", "set", device, "up")
 
     def wait_for(self, host: Host, seconds: float = 20) -> None:
         """Until it takes a login."""
@@ -173,9 +185,15 @@ class Hosts:
                 host.kill()
         _remove(self.mark)
 
+    def user_command(self, *command: str | Path) -> list[str]:
+        """A command as the user's machine runs it: on its network, with the shared folder."""
+        mounted = f'mount --make-rprivate / && mount --bind {self.shared} /mnt && exec "$@"'
+        words = [str(word) for word in command]
+        return ["ip", "netns", "exec", self._user, "unshare", "--mount", "bash", "-c", mounted, "bash", *words]
+
     def environment(self) -> dict[str, str]:
-        """A user's on this machine: a home, a folder for temporary files, and Ray's of their own."""
-        home = self.folder / "client"
+        """The user's: a home, a folder for temporary files, and one of Ray's."""
+        home = self.folder / "user"
         (home / "tmp").mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {"HOME": str(home), "TMPDIR": str(home / "tmp"), "RAY_TMPDIR": str(home / "tmp"), "PATH": path}
@@ -199,8 +217,8 @@ def traces(mark: str) -> list[str]:
     """What is there of the hosts with this mark: processes, namespaces, network devices."""
     found = [f"process {pid}" for pid in _marked(mark)]
     found += [f"namespace {name}" for name in _namespaces() if name.startswith(f"{_PREFIX}{mark}-")]
-    devices = {f"et{mark}", *(f"et{mark}-{number}" for number in range(10))}
-    return found + [f"device {entry.name}" for entry in Path("/sys/class/net").iterdir() if entry.name in devices]
+    devices = [entry.name for entry in Path("/sys/class/net").iterdir()]
+    return found + [f"device {name}" for name in devices if name.partition("-")[0] == f"et{mark}"]
 
 
 def _remove(mark: str) -> None:
@@ -255,12 +273,6 @@ def _namespaces() -> list[str]:
 def _cable(name: str) -> str:
     """The end of a host's network that is plugged into the bridge."""
     return f"et{name.removeprefix(_PREFIX)}"
-
-
-def _free_net() -> str:
-    """The first three numbers of a private range that this machine does not use."""
-    used = subprocess.run(["ip", "-4", "address"], capture_output=True, text=True, check=True).stdout
-    return next(net for number in range(16, 250) if f"{(net := f'10.213.{number}')}." not in used)
 
 
 def _plain_environment() -> dict[str, str]:
