@@ -53,9 +53,10 @@ fi
 RAY_ADDRESS="$head:$port" "${search[@]}" &
 run=$!
 # A trapped signal ends `wait` early: it waits again for the search's own end.
-status=0
-wait "$run" || status=$?
-while kill -0 "$run" 2>/dev/null; do wait "$run" || status=$?; done
+while :; do
+    if wait "$run"; then status=0; else status=$?; fi
+    kill -0 "$run" 2>/dev/null || break
+done
 if [ -n "$requeued" ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

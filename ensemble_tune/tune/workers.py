@@ -29,6 +29,11 @@ class Workers:
         if slots is not None and slots < 1:
             raise ConfigError(f"--slots must be at least 1, but got {slots}; try 8")
         self.resources = resources or Resources()
+        if slots is not None and self.resources.gpus is None:
+            raise ConfigError(
+                f"--slots {slots} is for machines that are not up yet, so a trial must say what it asks of them, but "
+                "--gpus-per-trial is missing; give it, or --cpu"
+            )
         self._address = address
         self._slots = slots
         self._runner: RayRunner | None = None

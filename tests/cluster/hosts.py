@@ -86,7 +86,7 @@ class Host:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=_plain_environment() | {_MARK: self._mark},
+                env=plain_environment() | {_MARK: self._mark},
             )
 
     def kill(self) -> None:
@@ -197,7 +197,7 @@ class Hosts:
         (home / "tmp").mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {"HOME": str(home), "TMPDIR": str(home / "tmp"), "RAY_TMPDIR": str(home / "tmp"), "PATH": path}
-        return _plain_environment() | own | {_MARK: self.mark}
+        return plain_environment() | own | {_MARK: self.mark}
 
 
 @contextmanager
@@ -275,7 +275,7 @@ def _cable(name: str) -> str:
     return f"et{name.removeprefix(_PREFIX)}"
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """This process's without what would lead Ray or Python elsewhere."""
     return {
         name: value
