@@ -24,7 +24,7 @@ _MARK = "ENSEMBLE_TUNE_TEST_HOSTS"
 """A variable that all processes started here inherit: by it they are found, wherever they went."""
 _TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "setsid")
 _SSHD = "/usr/sbin/sshd"
-_RESOURCES = '{"CPU": 2, "GPU": 1}'
+_RESOURCES = '{"CPU": 1, "GPU": 1}'
 """What each machine says that it has: devices are logical."""
 
 

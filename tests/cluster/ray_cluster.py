@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
 
 from cluster_files import ROOT, edited
@@ -43,7 +44,7 @@ class Cluster:
     _exports: list[str] = field(default_factory=list)
     _tunnel: subprocess.Popen[bytes] | None = None
 
-    def type(self, commands: str, seconds: float = 240, check: bool = True) -> str:
+    def type(self, commands: str, seconds: float = 400, check: bool = True) -> str:
         """Runs commands of the page in the user's terminal; returns what they print."""
         self._exports += [line for line in commands.splitlines() if line.startswith("export ")]
         script = "\n".join(["set -e", *self._exports, commands])
@@ -85,7 +86,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        wait_for(lambda: self.ask("/api/version")[0] == 200, 30)
+        wait_for(lambda: self.ask("/api/version")[0] == 200, 90)
 
     def close_tunnel(self) -> None:
         """Ends it."""
@@ -123,7 +124,7 @@ class Cluster:
         found = re.search(r"^ALIVE (.*)$", told, re.MULTILINE)
         return sorted(json.loads(found[1])) if found else []
 
-    def wait_for_nodes(self, count: int, seconds: float = 120) -> None:
+    def wait_for_nodes(self, count: int, seconds: float = 300) -> None:
         """Until so many are alive."""
         wait_for(lambda: len(self.alive()) == count, seconds, pause=1)
 
@@ -182,8 +183,11 @@ def _check_out(folder: Path, made: Hosts) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("ensemble_tune", "search_spaces", "cluster"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
+    # What runs the tests is what is tested, and all that the hosts have: they cannot fetch anything else.
+    versions = sorted({f"{each.name}=={each.version}" for each in distributions() if each.name != "ensemble-tune"})
+    (folder / "constraints.txt").write_text("\n".join(versions) + "\n")
     head, *workers = (host.address for host in made)
     # cluster_name: Ray's own files of it on this machine must be nobody else's.
     values = {"cluster_name": f"tested-{made.mark}", "head": head, "workers": workers, "ssh_user": "root"}
