@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from ensemble_tune.cli_cluster import cluster_app
 from ensemble_tune.cli_options import (
     Bases,
     Cpu,
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 search_app = typer.Typer(help="Search one stage: base models, or fusions of them.", no_args_is_help=True)
 app.add_typer(search_app, name="search")
+app.add_typer(cluster_app, name="cluster")
 
 
 _INTERRUPTED = 130

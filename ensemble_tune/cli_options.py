@@ -96,6 +96,13 @@ Address = Annotated[
         help='A Ray cluster to join, for example "auto"; without it Ray starts here.', rich_help_panel="Machines"
     ),
 ]
+Slots = Annotated[
+    int | None,
+    typer.Option(
+        help="Trials side by side that an autoscaling cluster may grow to hold. (default: what its machines hold)",
+        rich_help_panel="Machines",
+    ),
+]
 Size = Annotated[str | None, typer.Option(help="Working size HEIGHTxWIDTH in pixels. (default: the frames' own)")]
 EncoderWeights = Annotated[
     str | None, typer.Option(help='"imagenet", "none" or a file. (default: what the space says)')
@@ -171,6 +178,7 @@ class WhereOptions:
     gpus: Gpus = None
     cpu: Cpu = False
     address: Address = None
+    slots: Slots = None
 
     def settings(
         self, *, data: str, out: Location, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
@@ -190,7 +198,7 @@ class WhereOptions:
             folds=folds,
             split=split.value,
             seed=seed,
-            workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address),
+            workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address, self.slots),
             on_trial=print_trial,
             say=print_line,
         )

@@ -18,13 +18,18 @@ from ray.tune import run as run_tune
 from ensemble_tune.trial import Trial
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.interrupts import interruptible
+from ensemble_tune.tune.machines import machines
 from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.resources import Bookings, Requirements, Resources
+from ensemble_tune.tune.stage import Stage
 from ensemble_tune.tune.trainable import RayTrial
-from ensemble_tune.tune.tune_hooks import End, Events, Proposals, Silence, Stage, machines
+from ensemble_tune.tune.tune_hooks import End, Events, Proposals, Silence
 
 _END_SECONDS = 30
 """How long the end of a run may take: Tune asks its workers to go before it kills them."""
+
+_PENDING = 1_000_000
+"""More trials than ever wait for a place."""
 
 # Read by Tune when a run starts. Its loggers, progress table and SIGINT handler are replaced by the ledger, our own
 # output and `_interruptible`; a trial's working folder stays the user's, so that relative paths mean what they say.
@@ -40,14 +45,15 @@ _TUNE_SETTINGS = {
 class RayRunner:
     """One Tune run, in a thread of its own, that serves stage after stage; so workers outlive a stage."""
 
-    def __init__(self, resources: Resources, address: str | None = None) -> None:
-        """Starts or joins Ray. Raises ConfigError."""
+    def __init__(self, resources: Resources, address: str | None = None, slots: int | None = None) -> None:
+        """Starts or joins Ray; slots: as in `Workers`. Raises ConfigError."""
         os.environ.update(_TUNE_SETTINGS)
         start_ray(address)
-        nodes = machines()
-        self._resources = resources.on(nodes)
+        # A cluster that grows may have no device yet, so what is not said of devices cannot be found out.
+        self._resources = resources.on(machines())
         self._end = End()
-        self._proposals = Proposals(self._resources, nodes, self._end)
+        self._proposals = Proposals(self._resources, self._end, slots)
+        self._proposals.count()
         self._thread: threading.Thread | None = None
         self._stage: Stage | None = None
 
@@ -56,8 +62,7 @@ class RayRunner:
 
         Raises Interrupted on Ctrl-C and SIGTERM.
         """
-        nodes = machines()
-        self._proposals.places = self._resources.slots(nodes)  # a cluster may have grown since the last stage
+        nodes = self._proposals.count()  # a cluster may have grown since the last stage
         conductor.start(places=self._proposals.places, nodes=len(nodes), gpus=self._resources.gpus or 0.0)
         bookings = None if requirements is None else Bookings(requirements, nodes)
         shared = ray.put((trial, conductor.goal, conductor.checkpoints))
@@ -88,8 +93,9 @@ class RayRunner:
             self._thread.join(timeout=_END_SECONDS)
 
     def _tune(self) -> None:
-        # Each waiting trial asks Ray for its place, so one more than fits is proposed before a place is free.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._proposals.places + 1)
+        # Each waiting trial asks Ray for its place, so one more than fits is proposed before a place is free: that is
+        # for `Proposals` to say, which knows how many fit from one moment to the next.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_PENDING)
         _silence()
         try:
             with tempfile.TemporaryDirectory(prefix="ensemble-tune-") as scratch:

@@ -49,11 +49,11 @@ class Resources:
         whole = {"CPU": self.cpus, "GPU": self.gpus or 0.0, "memory": self.memory * 2**30}
         return {name: amount for name, amount in whole.items() if amount}
 
-    def slots(self, nodes: Iterable[Mapping[str, float]]) -> int:
-        """How many trials run side by side on nodes with these resources. Raises ConfigError where none fits."""
+    def slots(self, nodes: Iterable[Mapping[str, float]], *, at_least: int = 1) -> int:
+        """How many trials run side by side on nodes with these resources. Raises ConfigError for less than at_least."""
         machines = list(nodes)
         slots = sum(self._slots_on(node) for node in machines)
-        if not slots:
+        if slots < at_least:
             kinds = ("CPU", "GPU", "memory")
             most = {kind: max((node.get(kind, 0.0) for node in machines), default=0.0) for kind in kinds}
             asked, there = f"{self.gpus or 0:g} GPUs", f"{most['GPU']:g}"

@@ -42,6 +42,8 @@ class Report:
     """Whether the whole search must end, since it cannot keep what is trained."""
     details: str = field(default="", repr=False)
     """The traceback behind `error`, for the log."""
+    node: str = ""
+    """The machine that the step was made on, by Ray's id."""
 
 
 class RayTrial(Trainable):
@@ -86,7 +88,7 @@ class RayTrial(Trainable):
                 fatal=isinstance(error, StorageError),
                 details=traceback.format_exc(),
             )
-        return {REPORT: report, "done": report.ended}
+        return {REPORT: replace(report, node=ray.get_runtime_context().get_node_id()), "done": report.ended}
 
     def _begin(self, assignment: Assignment, shared: ray.ObjectRef[Any], since: float | None = None) -> None:
         """Goes on from the trial's last checkpoint, whoever wrote it; since: when this process was started for it."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,13 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from ensemble_tune.errors import ConfigError, StorageError
-from ensemble_tune.tune.conductor import Assignment, Conductor
+from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.interrupts import Interrupted
+from ensemble_tune.tune.machines import Leaving, machines
 from ensemble_tune.tune.record import Status
-from ensemble_tune.tune.resources import Bookings, Resources
+from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.scheduler import Decision
+from ensemble_tune.tune.stage import Stage
 from ensemble_tune.tune.trainable import REPORT, Report
 
 if TYPE_CHECKING:
@@ -45,38 +46,17 @@ class StopTuneError(Exception):
     """Ends Tune's loop by the one way after which it cleans up."""
 
 
-def machines() -> list[dict[str, float]]:
-    """The resources of each machine."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-@dataclass
-class Stage:
-    """A conductor at work."""
-
-    conductor: Conductor
-    shared: ray.ObjectRef[Any]
-    """What all its trials share, for workers to fetch."""
-    bookings: Bookings | None = None
-    """Where each trial has a share of its own."""
-    live: dict[str, Assignment] = field(default_factory=dict)
-    """What Tune has been given and has not ended, by Tune's ids."""
-    again: deque[Assignment] = field(default_factory=deque)
-    """Trials whose worker died."""
-    deaths: Counter[str] = field(default_factory=Counter)
-    """How often each trial's worker died."""
-    done: threading.Event = field(default_factory=threading.Event)
-    """Set when every trial has ended."""
-
-
 class Proposals(SearchAlgorithm):
     """Turns a stage's assignments into Tune trials, and waits for the next stage when they have all ended."""
 
-    def __init__(self, share: Resources, nodes: Sequence[Mapping[str, float]], end: End) -> None:
-        """share: what each trial asks for, where its stage says nothing else."""
-        self.places = share.slots(nodes)
+    def __init__(self, share: Resources, end: End, grown: int | None = None) -> None:
+        """share: what each trial asks for, where its stage says nothing else. grown: how many trials run side by side
+        once the cluster has grown; None where it does not grow."""
+        self.places = grown or 0
         """How many such trials run side by side."""
+        self.leaving = Leaving()
         self._share = share
+        self._grown = grown
         self._end = end
         self._spec: dict[str, Any] = {}
         self._coming: SimpleQueue[Stage | None] = SimpleQueue()
@@ -86,6 +66,17 @@ class Proposals(SearchAlgorithm):
         self.stage: Stage | None = None
         self.why: dict[str, str] = {}
         """What Tune says of a worker's death, by its ids."""
+        self._at: dict[str, str] = {}
+        """The machine that each trial made its last step on, by Tune's ids."""
+
+    def count(self) -> list[dict[str, float]]:
+        """The machines that stay, each with its resources; what fits on them is counted anew. Raises ConfigError."""
+        nodes = machines(self.leaving.ids)
+        if self._grown is None:
+            self.places = self._share.slots(nodes)
+        else:
+            self.places = max(self._grown, self._share.slots(nodes, at_least=0))
+        return nodes
 
     def begin(self, stage: Stage) -> None:
         """Hands over the next stage; the one before is done."""
@@ -148,6 +139,11 @@ class Proposals(SearchAlgorithm):
         """Whether all trials of the stage have the same share."""
         return self.stage is None or self.stage.bookings is None
 
+    @property
+    def grows(self) -> bool:
+        """Whether machines come when they are asked for, and go when they are idle: then no worker waits on one."""
+        return self._grown is not None
+
     def _enough(self, stage: Stage) -> bool:
         """Whether one trial more than fits has been handed out: it is the next as soon as a place is free."""
         return stage.bookings.full if stage.bookings is not None else len(stage.live) > self.places
@@ -161,13 +157,13 @@ class Proposals(SearchAlgorithm):
         stage = self.stage
         if stage is None or trial_id not in stage.live or self._end.reason is not None:
             return
-        assignment = stage.live.pop(trial_id)
+        assignment, at = stage.live.pop(trial_id), self._at.pop(trial_id, "")
         if stage.bookings is not None:
             stage.bookings.free(trial_id)
         report = (result or {}).get(REPORT)
         with self._end.on_error():
             if error:
-                self._worker_died(stage, assignment, self.why.get(trial_id, "see Ray's logs"))
+                self._worker_died(stage, assignment, self.why.pop(trial_id, "see Ray's logs"), at)
             elif isinstance(report, Report) and report.fatal:
                 raise StorageError(report.error)
             elif isinstance(report, Report) and report.error:
@@ -177,9 +173,11 @@ class Proposals(SearchAlgorithm):
                 stage.conductor.ended(assignment.trial)
             self._settle(stage)
 
-    def _worker_died(self, stage: Stage, assignment: Assignment, why: str) -> None:
-        """Gives the trial to another worker, unless it has cost too many."""
-        stage.deaths[assignment.trial] += 1
+    def _worker_died(self, stage: Stage, assignment: Assignment, why: str, at: str) -> None:
+        """Gives the trial to another worker, unless it has cost too many; why: the last line of Ray's reason, which
+        names the machine where it was lost. at: the machine of its last step."""
+        if at not in self.leaving.ids and not any(node in why for node in self.leaving.ids):
+            stage.deaths[assignment.trial] += 1
         deaths = stage.deaths[assignment.trial]
         if deaths > _WORKER_DEATHS:
             stage.conductor.ended(
@@ -199,9 +197,12 @@ class Proposals(SearchAlgorithm):
         if stage is None or stage.done.is_set() or self._end.reason is not None:
             return
         with self._end.on_error():
+            self.leaving.look()
             if time.monotonic() - self._counted > _COUNT_SECONDS:
-                nodes = machines()
-                stage.conductor.meter.nodes = len(nodes)
+                with suppress(ConfigError):  # machines that are lost may come back
+                    self.count()
+                nodes = machines(self.leaving.ids)
+                stage.conductor.meter.nodes, stage.conductor.meter.places = len(nodes), self.places
                 self._counted = time.monotonic()
                 if stage.bookings is not None:
                     stage.bookings.nodes = nodes
@@ -221,6 +222,12 @@ class Proposals(SearchAlgorithm):
                 ray.kill(actor)
             tune_controller.stop_trial(trial)  # type: ignore[no-untyped-call]
         self._settle(stage)
+
+    def must_move(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether the machine that a trial has just made a step on is leaving; it goes on from what it saved there."""
+        report = result.get(REPORT)
+        self._at[trial_id] = report.node if isinstance(report, Report) else ""
+        return self._at[trial_id] in self.leaving.ids
 
     def pass_on(self, result: dict[str, Any]) -> bool:
         """Gives a result's rows to the conductor; whether the trial keeps its place."""
@@ -246,7 +253,13 @@ class Events(TrialScheduler):
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Called for every result but a trial's last, which only says that there are no more epochs."""
-        return self.CONTINUE if self._proposals.pass_on(result) else self.STOP
+        if not self._proposals.pass_on(result):
+            return self.STOP
+        actor = trial.temporary_state.ray_actor
+        if self._proposals.must_move(trial.trial_id, result) and actor is not None:
+            # To Tune its worker has died, and so the trial is given to another one.
+            ray.kill(actor)
+        return self.CONTINUE
 
     def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
         """Called before `Proposals.on_trial_complete`; a last result may bring rows too."""
@@ -258,7 +271,7 @@ class Events(TrialScheduler):
         # public setting changes that; where this one is gone, stages are as right, and start more slowly. Where trials
         # have shares of their own, an idle worker's share may be what another trial waits for.
         cache: Any = getattr(tune_controller, "_actor_cache", None)
-        keep = self._proposals.places if self._proposals.alike else 0
+        keep = self._proposals.places if self._proposals.alike and not self._proposals.grows else 0
         if keep != self._kept[1] and hasattr(cache, "increase_max") and hasattr(cache, "decrease_max"):
             factory, kept = self._kept
             if kept:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Trial
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.resources import Requirements, Resources
@@ -20,10 +21,21 @@ class Workers:
     `with`. Nothing is started before a trial needs it.
     """
 
-    def __init__(self, resources: Resources | None = None, address: str | None = None) -> None:
-        """resources: one trial's share. address: a Ray cluster; None starts Ray on this machine."""
+    def __init__(
+        self, resources: Resources | None = None, address: str | None = None, slots: int | None = None
+    ) -> None:
+        """resources: one trial's share. address: a Ray cluster; None starts Ray on this machine. slots: how many trials
+        an autoscaling cluster may grow to hold; None is as many as its machines hold. Raises ConfigError."""
+        if slots is not None and slots < 1:
+            raise ConfigError(f"--slots must be at least 1, but got {slots}; try 8")
         self.resources = resources or Resources()
+        if slots is not None and self.resources.gpus is None:
+            raise ConfigError(
+                f"--slots {slots} is for machines that are not up yet, so a trial must say what it asks of them, but "
+                "--gpus-per-trial is missing; give it, or --cpu"
+            )
         self._address = address
+        self._slots = slots
         self._runner: RayRunner | None = None
         self._users = 0
 
@@ -45,7 +57,7 @@ class Workers:
             # Imported here: a finished search needs no Ray.
             from ensemble_tune.tune.ray_runner import RayRunner
 
-            self._runner = RayRunner(self.resources, self._address)
+            self._runner = RayRunner(self.resources, self._address, self._slots)
         self._runner.run(conductor, trial, requirements)
 
     def _end(self) -> None:

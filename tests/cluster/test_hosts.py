@@ -1,0 +1,247 @@
+"""Ray on three SSH hosts, by the page's own commands: who gets in, what a run finds, what dies and is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from cluster_files import ROOT
+from counting_trial import check
+from hosts import plain_environment
+from ray_cluster import Cluster, back_on, on_the_page, wait_for
+
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+
+pytestmark = pytest.mark.timeout(900)
+
+EPOCHS = 6
+
+
+def test_ray_up_of_the_shipped_file_brings_three_nodes(cluster: Cluster) -> None:
+    assert cluster.alive() == [host.address for host in cluster.hosts]
+    changed = (cluster.checkout / "cluster" / "onpremises.yaml").read_text().splitlines()
+    shipped = (ROOT / "cluster" / "onpremises.yaml").read_text().splitlines()
+    end = next(number for number, line in enumerate(shipped) if line.startswith("# ... to here."))
+    assert changed[end:] == shipped[end:]
+
+
+def test_the_token_is_its_owner_s_alone_on_every_host_and_nowhere_else(cluster: Cluster) -> None:
+    token = (Path(cluster.hosts.environment()["HOME"]) / ".ray" / "auth_token").read_text().strip()
+    assert len(token) >= 32
+    for host in cluster.hosts:
+        assert host.run("stat -c %a ~/.ray/auth_token; stat -c %a ~/.ray").stdout.split() == ["600", "700"]
+        assert (host.home / ".ray" / "auth_token").read_text().strip() == token
+        commands = host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+        assert "raylet" in commands and token not in commands
+        logs = [path for path in (host.folder / "ray").rglob("*") if path.is_file() and not path.is_symlink()]
+        assert len(logs) > 10
+        assert not [path for path in logs if token.encode() in path.read_bytes()]
+
+
+def test_a_wrong_or_missing_token_is_refused_by_the_head_and_the_job_server(cluster: Cluster) -> None:
+    assert cluster.ask("/api/jobs/")[0] == 200
+    assert cluster.ask("/api/jobs/", token=None)[0] == 401
+    assert cluster.ask("/api/jobs/", token="0" * 64)[0] == 403
+    head = f"{cluster.hosts[0].address}:6379"
+    program = (
+        "import sys; from ray._raylet import GcsClient\n"
+        f"print('nodes', len(GcsClient(address='{head}').get_all_node_info(timeout=5)))"
+    )
+
+    def nodes(**variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            cluster.hosts.user_command(sys.executable, "-c", program),
+            env=cluster.hosts.environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    assert "nodes 3" in nodes(RAY_AUTH_MODE="token").stdout
+    for wrong in ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+        refused = nodes(**wrong)
+        assert refused.returncode != 0 and "nodes" not in refused.stdout
+        assert re.search("(?i)unauthenticated|token", refused.stderr), refused.stderr
+
+
+def test_the_dashboard_answers_on_loopback_alone(cluster: Cluster) -> None:
+    assert cluster.ask("/")[0] == 200, "through the tunnel"
+    for host in cluster.hosts:
+        assert cluster.ask("/", address=host.address) == (0, "")
+    listening = cluster.hosts[0].run("ss -Hltn 'sport = :8265'").stdout.split()
+    assert "127.0.0.1:8265" in listening and not any(word.startswith(("0.0.0.0:8265", "*:8265")) for word in listening)
+
+
+def test_a_two_stage_run_from_the_page_uses_all_hosts_and_finds_what_one_machine_finds(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Bit for bit: every score of every epoch of every base trial."""
+    submitted = on_the_page("ray job submit --submission-id demo")
+    assert "succeeded" in cluster.type(submitted, seconds=300)
+    out = cluster.hosts.shared / "runs" / "demo"
+    assert (out / "best.toml").exists() and list((out / "final").iterdir())
+    assert "SUCCEEDED" in cluster.type(on_the_page("ray job status")).upper()
+    assert "base-0005" in cluster.type(on_the_page("ray rsync-down"))
+    # The same base trials on this machine, each with as many threads.
+    here = (
+        "search base --data synthetic --size 60x80 --folds 2 --space demo --trials 6 --epochs 2 --scheduler none --cpu"
+    )
+    same = (
+        "--data synthetic",
+        "--size 60x80",
+        "--folds 2",
+        "-space demo",
+        "-trials 6",
+        "-epochs 2",
+        "--scheduler none",
+    )
+    assert all(option in submitted for option in same)
+    alone = tmp_path / "run"
+    subprocess.run(
+        [sys.executable, "-m", "ensemble_tune", *here.split(), "--out", str(alone), "--cache", str(tmp_path / "cache")],
+        check=True,
+        env=plain_environment() | {"PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert learned(out, "base") == learned(alone, "base") and len(learned(alone, "base")) == 6 * 2
+    rows = Ledger(out / LEDGER).epochs("base")
+    assert {row.worker.partition("/")[0] for row in rows} == {host.name for host in cluster.hosts}
+
+
+def test_what_is_extended_goes_on(cluster: Cluster) -> None:
+    cluster.type(on_the_page("ray job submit --submission-id more"), seconds=300)
+    trials = Ledger(cluster.hosts.shared / "runs" / "demo" / LEDGER).trials("base")
+    assert [(trial.number, trial.status) for trial in trials] == [(number, Status.FINISHED) for number in range(7)]
+
+
+def test_hosts_that_die_or_are_cut_off_cost_an_epoch_and_are_used_again_and_job_stop_ends_in_order(
+    cluster: Cluster,
+) -> None:
+    """The head's slots train on alone for a while; late writes of the host that was cut off are refused."""
+    _, dies, cut = cluster.hosts
+    out = cluster.hosts.shared / "killed"
+    command = (Path(__file__).parent / "counting_run.py", "/mnt/killed", 72, EPOCHS)
+    cluster.submit("killed", *command, 2.0)
+    wait_for(lambda: len(log(out)) >= 8, 200)
+    dies.kill()
+    cut.cut_off()
+    unplugged = time.time()
+    back_on(cluster, dies)
+    time.sleep(30)
+    cut.reconnect()
+    back = time.time()
+    wait_for(lambda: {dies.name, cut.name} <= used(out, since=back), 240, pause=1)
+    asked = time.monotonic()
+    cluster.type("ray job stop --no-wait killed")
+    wait_for(lambda: cluster.status("killed") == "STOPPED", 20)
+    assert time.monotonic() - asked < 10 + 5, "10 s, and what the command line and the question take"
+    ledger = Ledger(out / LEDGER)
+    assert [session.reason for session in ledger.sessions("base")] == ["interrupted"]
+    check(*whole(out))
+    # Of trials that it trained when it was unplugged, it wrote no more once another host had taken them over.
+    assert not [
+        row for row in ledger.epochs() if row.worker.startswith(f"{cut.name}/") and replaced(out, row, unplugged)
+    ]
+    cluster.submit("resumed", *command, 0.05)
+    cluster.wait_for_end("resumed")
+    trials, rows = whole(out)
+    check(trials, rows)
+    assert [(trial.status, trial.epochs) for trial in trials] == [(Status.FINISHED, EPOCHS)] * 72
+    # Three events, each at most an epoch of each trial that ran.
+    assert max(Counter(log(out)).values()) <= 3 and len(log(out)) <= 72 * EPOCHS + 2 + 2 + 6
+
+
+def test_a_host_that_must_be_left_is_drained_and_no_epoch_is_lost(cluster: Cluster) -> None:
+    cluster.wait_for_nodes(3)
+    leaves = cluster.hosts[2]
+    out = cluster.hosts.shared / "drained"
+    cluster.submit("drained", Path(__file__).parent / "counting_run.py", "/mnt/drained", 18, EPOCHS, 1.0)
+    wait_for(lambda: leaves.name in used(out), 200)
+    leaves.run("touch ~/ensemble_tune/leave")
+    wait_for(lambda: leaves.address not in cluster.alive(), 60, pause=0.5)
+    leaves.run("rm ~/ensemble_tune/leave")
+    cluster.wait_for_end("drained")
+    trials, rows = whole(out)
+    check(trials, rows)
+    assert [(trial.status, trial.epochs) for trial in trials] == [(Status.FINISHED, EPOCHS)] * 18
+    assert set(Counter(log(out)).values()) == {1}, "trials moved at their checkpoints"
+    moved = [
+        trial for trial in trials if len({row.worker.partition("/")[0] for row in rows if row.trial == trial.trial}) > 1
+    ]
+    assert moved and "are leaving the cluster" in cluster.type("ray job logs drained")
+
+
+def test_where_the_head_dies_ray_up_and_the_same_command_lose_nothing(cluster: Cluster) -> None:
+    head = cluster.hosts[0]
+    out = cluster.hosts.shared / "headless"
+    command = (Path(__file__).parent / "counting_run.py", "/mnt/headless", 18, EPOCHS)
+    cluster.submit("headless", *command, 0.5)
+    wait_for(lambda: len(log(out)) >= 20, 200)
+    head.kill()
+    back_on(cluster, head)
+    cluster.type(on_the_page("ray up"))
+    cluster.open_tunnel()
+    cluster.submit("again", *command, 0.2)
+    cluster.wait_for_end("again")
+    trials, rows = whole(out)
+    check(trials, rows)
+    assert [(trial.status, trial.epochs) for trial in trials] == [(Status.FINISHED, EPOCHS)] * 18
+    assert max(Counter(log(out)).values()) <= 2
+
+
+def test_ray_down_ends_ray(cluster: Cluster) -> None:
+    cluster.close_tunnel()
+    cluster.type(on_the_page("ray down"))
+    assert "raylet" not in cluster.hosts[0].run("ps -eo comm").stdout
+
+
+def whole(out: Path) -> tuple[list[TrialRecord], list[EpochRecord]]:
+    ledger = Ledger(out / LEDGER)
+    return ledger.trials(), ledger.epochs()
+
+
+def learned(out: Path, stage: str) -> dict[tuple[str, int], dict[str, object]]:
+    """What each epoch of each trial came to: parameters, seed and scores, without what is measured in time."""
+    ledger = Ledger(out / LEDGER)
+    trials, rows = ledger.trials(stage), ledger.epochs(stage)
+    records = {trial.trial: (dict(trial.params), trial.seed, trial.status) for trial in trials}
+    return {
+        (row.trial, row.epoch): {
+            "trial": records[row.trial],
+            "scores": {name: score for name, score in row.scores.items() if name != "milliseconds"},
+        }
+        for row in rows
+    }
+
+
+def log(out: Path) -> list[tuple[str, str]]:
+    """Seed and epoch of every epoch trained so far, by whomever."""
+    path = out / "log"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [(line.split()[0], line.split()[1]) for line in lines]
+
+
+def used(out: Path, since: float = 0.0) -> set[str]:
+    """The hosts whose workers have saved an epoch since then."""
+    found = set()
+    for path in (out / "checkpoints").glob("*/attempt-*/epoch-*/rows.json"):
+        try:
+            row = json.loads(path.read_text())[-1]
+            if path.stat().st_mtime > since:
+                found.add(str(row["worker"]).partition("/")[0])
+        except (OSError, ValueError):  # replaced by a later one meanwhile
+            continue
+    return found
+
+
+def replaced(out: Path, row: EpochRecord, since: float) -> bool:
+    """Whether a later attempt of the row's trial has rows that are older than it, so that it came too late."""
+    later = [each for each in Ledger(out / LEDGER).epochs() if each.trial == row.trial and each.attempt > row.attempt]
+    return row.reported.timestamp() > since and any(each.reported < row.reported for each in later)
