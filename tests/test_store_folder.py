@@ -123,7 +123,7 @@ def test_a_folder_that_is_replaced_while_it_is_fetched_comes_whole(
         while not over.is_set():
             turn += 1
             put_folder(tmp_path / str(turn % 2), folder)
-            over.wait(0.05)
+            over.wait(0.3)
         return turn
 
     with ThreadPoolExecutor(1) as pool:
