@@ -29,6 +29,8 @@ _WAITS = (0.3, 1.0, 3.0)
 """How long a request that still failed waits before it is tried again."""
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What our own disk raises while an object is copied to it."""
+_REPLACED_TIMES = 10
+"""How often an object may be replaced while it is read."""
 _PIECE = 8 * 2**20
 """Bytes of a large object that are in memory at once."""
 
@@ -160,12 +162,13 @@ class ObjectPath:
 
         def read(store: FileSystem) -> pa.Buffer:
             # The client asks for the size first, and then for so many bytes, which may be another writing's.
-            with store.open_input_stream(self.key) as stream:
-                before, data = stream.metadata(), stream.read_buffer()
-            with store.open_input_stream(self.key) as stream:
-                if stream.metadata() != before:
-                    raise OSError("it was replaced while it was read")
-            return data
+            for _ in range(_REPLACED_TIMES):
+                with store.open_input_stream(self.key) as stream:
+                    before, data = stream.metadata(), stream.read_buffer()
+                with store.open_input_stream(self.key) as stream:
+                    if stream.metadata() == before:
+                        return data
+            raise OSError(f"it was replaced {_REPLACED_TIMES} times while it was read")
 
         return self._steadily(read)
 

@@ -123,6 +123,7 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_whole(bucket: ObjectPath
     """The client asks for the size, and then for the bytes: what is written in between must not be cut to that size."""
     write_bytes(bucket / "a", b"old")
     direct = replace(bucket, endpoint=server)
+    assert (direct / "a").exists(), "its first contact"
 
     def replace_once(method: str, path: str) -> None:
         if method == "GET" and path.endswith("/a"):

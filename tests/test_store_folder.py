@@ -3,6 +3,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,24 +119,24 @@ def test_a_folder_that_is_replaced_while_it_is_fetched_comes_whole(
             (tmp_path / text / name).write_text(text)
     put_folder(tmp_path / "0", folder)
 
-    def replace_it() -> int:
-        turn = 0
+    turns = [0]
+
+    def replace_it() -> None:
         while not over.is_set():
-            turn += 1
-            put_folder(tmp_path / str(turn % 2), folder)
-            over.wait(0.05)
-        return turn
+            turns[0] += 1
+            put_folder(tmp_path / str(turns[0] % 2), folder)
+            over.wait(0.1)
 
     with ThreadPoolExecutor(1) as pool:
         writer = pool.submit(replace_it)
-        for _ in range(10):
-            try:
-                found = read(folder)
-            except FileNotFoundError:  # between two writings there is none
-                continue
-            assert set(found) == {"a", "b", "c"} and len(set(found.values())) == 1, found
-        over.set()
-        assert writer.result() > 2
+        try:
+            while turns[0] < 6 and not writer.done():
+                with suppress(FileNotFoundError):  # between two writings there is none
+                    found = read(folder)
+                    assert set(found) == {"a", "b", "c"} and len(set(found.values())) == 1, found
+        finally:
+            over.set()
+        writer.result()
 
 
 def test_a_folder_is_claimed_by_one_caller_alone(place: Location) -> None:

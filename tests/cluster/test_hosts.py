@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -229,16 +228,11 @@ def log(out: Path) -> list[tuple[str, str]]:
 
 
 def used(out: Path, since: float = 0.0) -> set[str]:
-    """The hosts whose workers have saved an epoch since then."""
-    found = set()
-    for path in (out / "checkpoints").glob("*/attempt-*/epoch-*/rows.json"):
-        try:
-            row = json.loads(path.read_text())[-1]
-            if path.stat().st_mtime > since:
-                found.add(str(row["worker"]).partition("/")[0])
-        except (OSError, ValueError):  # replaced by a later one meanwhile
-            continue
-    return found
+    """The hosts whose workers have trained an epoch since then, as the ledger has it a few seconds later."""
+    if not Ledger.exists(out / LEDGER):
+        return set()
+    rows = Ledger(out / LEDGER).epochs()
+    return {row.worker.partition("/")[0] for row in rows if row.reported.timestamp() > since}
 
 
 def replaced(out: Path, row: EpochRecord, since: float) -> bool:
