@@ -93,6 +93,8 @@ def test_a_run_in_a_store_is_that_on_a_disk(
     command(
         "train",
         run.parent / "exported.toml",
+        "--data",
+        run.parent / "tiles",
         "--out",
         run.parent / "again",
         "--epochs",
