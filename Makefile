@@ -6,7 +6,7 @@ CAMVID ?= CamVid
 # The folder of LCBench's surrogate, model.onnx and its two JSON files, from YAHPO-Gym: https://github.com/slds-lmu/yahpo_data
 LCBENCH ?= lcbench
 
-.PHONY: demo test check bench soak setup clean
+.PHONY: demo test hosts check bench soak setup clean
 
 setup: .venv/.installed
 
@@ -51,6 +51,10 @@ bench: setup
 	    --trials 24 --epochs 9 --sampler random --scheduler none
 	$(BIN)/python benchmarks/own_curves.py runs/curves 300
 	$(BIN)/python benchmarks/ensemble_gain.py $(CAMVID) --out runs/ensemble_gain
+
+# Ray on three SSH hosts, made of network namespaces; as root, some ten minutes.
+hosts: setup
+	$(BIN)/python -m pytest -m hosts tests/cluster
 
 # Kills drivers and workers at random moments, 300 times; a quarter of an hour and more.
 soak: setup
