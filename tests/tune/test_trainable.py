@@ -58,7 +58,8 @@ def test_every_reported_row_has_its_checkpoint(tmp_path: Path) -> None:
         checkpoint, rows = folder(tmp_path).history()
         assert not report.ended and row.epoch == epoch and row.attempt == 1
         assert checkpoint is not None and checkpoint.epoch == epoch == len(rows)
-    assert step(made) == Report(ended=True)
+    last = step(made)
+    assert last == Report(ended=True, node=last.node) and last.node
 
 
 def test_the_last_and_the_best_checkpoint_are_kept(tmp_path: Path) -> None:
