@@ -1,11 +1,15 @@
 """What each fusion gains over the simpler ones and over one model that was given the ensemble's whole training compute.
 
-python benchmarks/ensemble_gain.py CAMVID --out FOLDER [--seeds 3] [--size 90x120] [--trials 6] [--epochs 12] ...
+python benchmarks/ensemble_gain.py CAMVID --out FOLDER [--seeds 3] [--size 60x80] [--trials 3] [--epochs 12] ...
 
 For each seed a search of base models, the fold trainings of the chosen three, and a search of fusions, all with
 mirrored frames (test-time augmentation), then a final training of every kind of fusion, measured on test. Beside them
 the best base model's configuration, trained for as many seconds as all trainings of the ensemble took, mirrored frames
 too. Figures are means over seeds; intervals are of cross-fitted blocks, drawn within sequences (bootstrap.py).
+
+So that 12 epochs are enough to learn, and many times as many bring little, encoders start from ImageNet weights
+(imagenet_encoder.py fetches them); --scratch starts from none. Two folds keep the single model affordable: it too must
+be trained once more for every fold, each time for as long as the whole ensemble.
 
 Goes on where it was interrupted: FOLDER holds an ordinary run a seed.
 """
@@ -18,6 +22,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from imagenet_encoder import ENCODER, fetch
 
 from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import Comparison, current_comparison, measured
@@ -48,8 +54,18 @@ from ensemble_tune.strategy import Strategy
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
 
-SINGLE = "single, all compute"
-SPACE = """
+SINGLE, WEIGHTS = "single, all compute", "imagenet.safetensors"
+BASE_SPACE = f"""
+[parameters]
+architecture = {{ choices = ["unet", "unetplusplus", "deeplabv3plus"] }}
+encoder = "{ENCODER}"
+learning_rate = {{ low = 5e-4, high = 5e-3, log = true }}
+batch_size = 4
+jaccard_weight = {{ low = 0.2, high = 0.7 }}
+class_weights = {{ choices = ["log", "sqrt"] }}
+augmentation = {{ low = 0.1, high = 0.4 }}
+"""
+FUSION_SPACE = """
 [parameters]
 kind = { choices = ["plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"] }
 width = { choices = [16, 32] }
@@ -69,14 +85,19 @@ def main() -> None:
     parser.add_argument("camvid")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", default="90x120")
-    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--size", default="60x80")
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--scratch", action="store_true")
     parser.add_argument("--meta-trials", type=int, default=5)
     parser.add_argument("--meta-epochs", type=int, default=8)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "fusions.toml").write_text(SPACE)
+    (given.out / "bases.toml").write_text(BASE_SPACE)
+    (given.out / "fusions.toml").write_text(FUSION_SPACE)
+    if not given.scratch and not (given.out / WEIGHTS).exists():
+        fetch(given.out / WEIGHTS)
     seeds = [Seed(given, seed) for seed in range(given.seeds)]
     for seed in seeds:
         seed.run()
@@ -88,7 +109,8 @@ class Seed:
 
     def __init__(self, given: argparse.Namespace, seed: int) -> None:
         self.given = given
-        self.settings = Settings(data=given.camvid, out=given.out / f"seed-{seed}", seed=seed, say=print)
+        out = given.out / f"seed-{seed}"
+        self.settings = Settings(data=given.camvid, out=out, folds=given.folds, seed=seed, say=print)
         self.data = self.settings.stage_data()
         self.evidence: dict[str, Evidence] = {}
         """Cross-fitted, by fusion."""
@@ -102,10 +124,11 @@ class Seed:
         with own.workers:
             search_base(
                 own,
-                space="base-small",
+                space=given.out / "bases.toml",
                 trials=given.trials,
                 epochs=given.epochs,
                 size=given.size,
+                encoder_weights=None if given.scratch else str((given.out / WEIGHTS).absolute()),
                 strategy=Strategy(scheduler="none"),
             )
             search_meta(own, space=given.out / "fusions.toml", trials=given.meta_trials, epochs=given.meta_epochs)

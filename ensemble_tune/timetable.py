@@ -18,8 +18,10 @@ _TRAINED_SHARE = 0.7
 what a slot takes longer than was probed: a training that the end of the hours cuts off is lost to the ensemble."""
 _FULL_TRAININGS, _ONE_AFTER_ANOTHER = 4, 2
 """So many base models could be trained to their end, and so many of them one after another on each slot, however many
-slots there are: more than are fused, and each long enough to learn."""
-_FEWEST_EPOCHS, _MOST_EPOCHS = 4, 60
+slots there are: more than are fused."""
+_FEWEST_EPOCHS, _ENOUGH_EPOCHS, _MOST_EPOCHS = 4, 40, 60
+"""Models that are trained from scratch for fewer epochs than are enough gain more by longer training than an ensemble
+gains by another member: then each slot trains one alone."""
 _FOLDS_SHARE = 0.7
 """Of what the base search leaves; the rest is for fitting and comparing fusions, and for the final training."""
 _META_SHARE = 0.4
@@ -66,8 +68,9 @@ class Timetable:
         """How long base models should be trained, where an epoch takes so many seconds on each of so many slots."""
         if self.hours is None:
             return _MOST_EPOCHS
-        share = _TRAINED_SHARE * min(slots / _FULL_TRAININGS, 1 / _ONE_AFTER_ANOTHER)
-        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(share * self.hours * 3600 / seconds)))
+        alone = _TRAINED_SHARE * self.hours * 3600 / seconds
+        shared = alone * min(slots / _FULL_TRAININGS, 1 / _ONE_AFTER_ANOTHER)
+        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(max(shared, min(alone, _ENOUGH_EPOCHS)))))
 
     def members(self, ranked: Sequence[TrialRecord], most: int, folds: int, slots: int) -> int:
         """How many of the base trials can have their folds trained in time: `most` at most, 0 where not even one can.

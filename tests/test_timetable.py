@@ -47,9 +47,16 @@ def test_hours_shrink_with_the_clock_and_with_what_was_used_before() -> None:
 def test_models_are_trained_for_as_long_as_leaves_time_for_several() -> None:
     bounded, _ = table(1.0)
     # 2520 s on one slot for 4 trainings, 630 s each; on two and more for two one after another, 1260 s each.
-    assert bounded.epochs(30.0, slots=1) == 21 and bounded.epochs(60.0, slots=1) == 10
+    assert bounded.epochs(15.0, slots=1) == 42
     assert bounded.epochs(30.0, slots=2) == bounded.epochs(30.0, slots=100) == 42
     assert bounded.epochs(0.1, slots=2) == 60 and bounded.epochs(1e4, slots=2) == 4
+
+
+def test_fewer_models_are_trained_where_several_would_learn_too_little() -> None:
+    bounded, _ = table(1.0)
+    assert bounded.epochs(30.0, slots=1) == 40, "two instead of four"
+    assert bounded.epochs(60.0, slots=1) == bounded.epochs(60.0, slots=2) == 40, "one after another no more"
+    assert bounded.epochs(84.0, slots=1) == bounded.epochs(84.0, slots=2) == 30, "all the time that there is"
     assert table(None)[0].epochs(1e4, slots=1) == 60
     assert bounded.base == 0.5 and bounded.base_alone == 0.85 and table(None)[0].base_alone is None
 

@@ -142,19 +142,20 @@ class BaseConfig(_Config):
     """Train no further than this epoch of the schedule; None is all of it."""
     batch_size: int = 4
     """Frames a step; an incomplete last batch is dropped."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     """AdamW's highest step size."""
     weight_decay: float = 1e-4
     """AdamW's decoupled weight decay, per step and unit of learning rate."""
-    schedule: Schedule = "one_cycle"
-    """How the learning rate moves over the steps."""
+    schedule: Schedule = "constant"
+    """How the learning rate moves over the steps. A constant one needs averaged weights; then a score says what the
+    model is worth as it is, however long its training was to be (Hägele 2024)."""
     jaccard_weight: float = 0.5
     """Share of the Jaccard loss in [0, 1); the rest is cross-entropy, since Jaccard alone can collapse."""
     class_weights: ClassWeights = "sqrt"
     """Weights of the classes in the cross-entropy, from their pixel frequencies in the training frames."""
     augmentation: float = 0.2
     """Strength in [0, 1]: 0 shows frames as they are."""
-    averaging: float = 0.1
+    averaging: float = 0.3
     """Share of the steps so far over which the weights that are scored and kept are averaged; 0 takes the last ones."""
     gradient_clip: float = 1.0
     """Largest norm of a step's gradient; 0 does not clip."""
