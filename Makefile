@@ -45,7 +45,7 @@ bench: setup
 	$(BIN)/python benchmarks/quality_tune.py $(LCBENCH)
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
-	$(BIN)/python benchmarks/twenty_minutes.py $(CAMVID)
+	$(BIN)/python benchmarks/twenty_minutes.py $(CAMVID) --size 90x120
 	$(BIN)/python benchmarks/small_objects.py $(CAMVID)
 	$(BIN)/ensemble-tune search base --data $(CAMVID) --out runs/curves --size 60x80 --space base-small \
 	    --trials 24 --epochs 9 --sampler random --scheduler none
