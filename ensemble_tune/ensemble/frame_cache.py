@@ -15,8 +15,9 @@ from ensemble_tune.ensemble.config import format_size
 from ensemble_tune.ensemble.dataset import Dataset, Frame
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DiskCache
-from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, read_mask, resized
-from ensemble_tune.ensemble.labels import IGNORED, scaled_labels
+from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, resized
+from ensemble_tune.ensemble.labels import scaled_labels
+from ensemble_tune.ensemble.mask import read_labels
 
 _VERSION = 2
 """Of the files and of how frames are resized; another version is another folder."""
@@ -118,8 +119,7 @@ def _stored_truths(
         truths = Truths(_create(folder / "truth.npy", (ends[-1],)), shapes, ends)
 
         def fill(row: int) -> None:
-            mask = read_mask(frames[row].mask)
-            truths[row][...] = mask if spec.ignored is None else np.where(mask == spec.ignored, IGNORED, mask)
+            truths[row][...] = read_labels(spec, frames[row].mask)
 
         _for_each_row(fill, len(frames))
 

@@ -75,6 +75,20 @@ def decode_mask(path: Path, data: bytes) -> Pixels:
     return _decode(path, data, cv2.IMREAD_UNCHANGED)
 
 
+def decode_colours(path: Path, data: bytes) -> Pixels:
+    """The colours of a mask, (H, W, 3) uint8 RGB, from a PNG file's bytes; `path` is for the error.
+
+    Colour, a palette, and grey of 1 to 8 bits will do, which 1 bit spreads to 0 and 255; what is transparent is looked
+    at as if it were not.
+    """
+    _refuse_truncated(path, data)
+    if not data.startswith(_PNG):
+        raise DataError(f"{path} is not a PNG file")
+    if data[24] > 8:
+        raise DataError(f"{path} holds pixels of {data[24]} bits, not of 8 at most")
+    return cast(Pixels, cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's content. Raises DataError."""
     try:

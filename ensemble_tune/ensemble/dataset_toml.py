@@ -1,0 +1,101 @@
+"""dataset.toml: what a person writes about a folder of frames and masks, read key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ensemble_tune.ensemble.palette import Palette
+from ensemble_tune.errors import DataError, suggest
+
+_KEYS = ("name", "classes", "ignored", "small", "sequence", "groups", "splits", "palette", "mask_suffix")
+
+
+def read_fields(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a DatasetSpec that a parsed dataset.toml sets. Raises DataError, which names all that is wrong."""
+    faults = [f"no key is called {key!r}; {suggest(key, _KEYS)}" for key in table if key not in _KEYS]
+    found: dict[str, Any] = {}
+    for read in _READERS:
+        try:
+            found |= read(table)
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("; ".join(faults))
+    return found
+
+
+def _read_name(table: Mapping[str, Any]) -> dict[str, Any]:
+    return _typed(table, "name", str, "text") | _typed(table, "mask_suffix", str, "text such as _L")
+
+
+def _read_classes(table: Mapping[str, Any]) -> dict[str, Any]:
+    if "classes" not in table:
+        raise DataError(
+            'classes is missing; list the class names in the order of their labels: classes = ["road", ...]'
+        )
+    return {"classes": _names(table, "classes")}
+
+
+def _read_small(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {"small": _names(table, "small")}
+
+
+def _read_labels(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pixels of masks mean."""
+    if "palette" not in table:
+        return _typed(table, "ignored", int, "a label")
+    try:
+        classes = _names(table, "classes")
+    except DataError:
+        return {}  # which is told where classes are read
+    return {"palette": Palette.read(table["palette"], table.get("ignored"), classes)}
+
+
+def _read_groups(table: Mapping[str, Any]) -> dict[str, Any]:
+    if ("sequence" in table) == ("groups" in table):
+        raise DataError('set either sequence, a regular expression, or groups = "none" for independent frames')
+    if table.get("groups", "none") != "none":
+        raise DataError(f'groups must be "none", but got {table["groups"]!r}; for sequences set sequence instead')
+    return {"sequence": None} | _typed(table, "sequence", str, "a regular expression")
+
+
+def _read_splits(table: Mapping[str, Any]) -> dict[str, Any]:
+    splits = _typed(table, "splits", dict, "a table").get("splits")
+    return {} if splits is None else {"splits": {split: _folders(split, splits[split]) for split in splits}}
+
+
+_READERS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (
+    _read_name,
+    _read_classes,
+    _read_small,
+    _read_labels,
+    _read_groups,
+    _read_splits,
+)
+
+
+def _typed(table: Mapping[str, Any], key: str, kind: type, called: str) -> dict[str, Any]:
+    """The key with its value, where it is there."""
+    if key not in table:
+        return {}
+    if not isinstance(table[key], kind) or isinstance(table[key], bool):
+        raise DataError(f"{key} must be {called}, but got {table[key]!r}")
+    return {key: table[key]}
+
+
+def _names(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = table.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{key} must be a list of class names, but got {names!r}")
+    return tuple(names)
+
+
+def _folders(split: str, value: Any) -> tuple[str, str]:
+    if (
+        not isinstance(value, dict)
+        or set(value) != {"images", "masks"}
+        or not all(isinstance(f, str) for f in value.values())
+    ):
+        raise DataError(f'splits.{split} must be {{ images = "folder", masks = "folder" }}, but got {value!r}')
+    return value["images"], value["masks"]
