@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ensemble_tune.ensemble.dataset_spec import DatasetSpec
+from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT
 from ensemble_tune.ensemble.fault import refuse
 from ensemble_tune.ensemble.fetched_once import fetched_data
 from ensemble_tune.ensemble.folds import natural_order
 from ensemble_tune.ensemble.frame_check import check_frames, faults_in
 from ensemble_tune.ensemble.frame_files import LAYOUT, Frame, Splits, find_frames
-from ensemble_tune.ensemble.split import Split, hold_out
+from ensemble_tune.ensemble.pool import draw
+from ensemble_tune.ensemble.split import HELD_OUT, Split, hold_out
 from ensemble_tune.ensemble.synthetic import synthetic_folder
-from ensemble_tune.errors import DataError
+from ensemble_tune.errors import ConfigError, DataError
 from ensemble_tune.storage import Location, location, named_as, write_text
 
 __all__ = ["Dataset", "DatasetSpec", "Frame", "data_folder", "open_dataset"]
@@ -43,7 +44,15 @@ class Dataset:
         return "test" in self.splits
 
     def in_blocks(self) -> Dataset:
-        """The same frames with train and val pooled, and a block of every sequence as val; test stays as it is."""
+        """The same frames with train and val pooled, and a block of every sequence as val; test stays as it is.
+
+        Raises ConfigError where sequences are not to be cut.
+        """
+        if self.spec.whole:
+            raise ConfigError(
+                f"blocks would cut the groups of {self.root}, which stay whole; use --split official, or set "
+                f'groups = "blocks" in {SPEC_FILE}'
+            )
         pooled = sorted((*self.splits["train"], *self.splits["val"]), key=lambda frame: natural_order(frame.name))
         parts = _parts(pooled, "blocks")
         return replace(self, splits={**self.splits, **parts}, digest=f"{self.digest}-blocks")
@@ -57,7 +66,8 @@ def open_dataset(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) 
     built-in scenes, and the files of an object store, of which `limit` bytes.
 
     Without a val split, the last fifth of each training sequence is held out as val: neighbouring frames are
-    near-duplicates, so a random fifth would leak. Of independent frames every fifth is held out.
+    near-duplicates, so a random fifth would leak. Of independent frames every fifth is held out. Of groups that stay
+    whole, as many are held out as hold about a fifth of the frames.
     """
     place, root = data_folder(data, cache, limit)
     with named_as(place, root):
@@ -87,9 +97,17 @@ def _opened(root: Path, cache: Path) -> Dataset:
     if "val" not in splits:
         if len(splits["train"]) < 2:
             raise DataError("train holds a single frame and there is no val split; add frames")
-        parts = _parts(splits["train"], "official")
-        splits |= {name: parts[name] for name in ("train", "val")}
+        splits |= _held_out(spec, splits["train"])
     return Dataset(spec=spec, root=root, splits=splits, digest=digest)
+
+
+def _held_out(spec: DatasetSpec, frames: Sequence[Frame]) -> dict[str, tuple[Frame, ...]]:
+    """Train and val of the frames of train. Raises DataError where groups stay whole and there is only one."""
+    if spec.whole:
+        rows = draw([frame.sequence for frame in frames], {"val": 1 / HELD_OUT}, 0)
+        return {name: tuple(frames[row] for row in own) for name, own in rows.items()}
+    parts = _parts(frames, "official")
+    return {name: parts[name] for name in ("train", "val")}
 
 
 def _parts(frames: Sequence[Frame], split: Split) -> dict[str, tuple[Frame, ...]]:
@@ -106,7 +124,9 @@ def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence
     """
     paths = [path for frames in splits.values() for frame in frames for path in (frame.image, frame.mask)]
     stats = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    fingerprint = _digest([str(root.resolve()), stats, spec.to_json()])
+    # Splits of one folder are told apart by where the next one starts, those of several by their paths.
+    starts = [] if spec.pool is None else [[len(frames) for frames in splits.values()]]
+    fingerprint = _digest([str(root.resolve()), stats, spec.to_json(), *starts])
     memo = cache / "checked" / f"{fingerprint}.json"
     digest = _remembered(memo)
     if digest is None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ensemble_tune.ensemble.dataset_toml import read_fields
 from ensemble_tune.ensemble.palette import Palette
+from ensemble_tune.ensemble.pool import Pool
 from ensemble_tune.errors import DataError, suggest
 
 SPEC_FILE = "dataset.toml"
@@ -33,7 +34,7 @@ CAMVID_IGNORED = 11
 CAMVID_SEQUENCE = r"(?P<sequence>[^_]+)_f?(?P<index>\d+)"
 """Matches 0001TP_006690, 0006R0_f00930 and 0016E5_00390."""
 CAMVID_SPLITS = {split: (split, f"{split}annot") for split in ("train", "val", "test")}
-_YOUNGER: Mapping[str, Any] = {"palette": None, "mask_suffix": ""}
+_YOUNGER: Mapping[str, Any] = {"palette": None, "mask_suffix": "", "whole": False, "pool": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +50,19 @@ class DatasetSpec:
     small: tuple[str, ...] = ()
     """The classes whose mean IoU is reported as small_miou."""
     splits: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(CAMVID_SPLITS))
-    """Folder of images and folder of masks of train and, where there are any, val and test, relative to the root."""
+    """Folder of images and folder of masks of train and, where there are any, val and test, relative to the root; empty
+    where there is a pool."""
     sequence: str | None
     """Regular expression for a whole frame name, with a group called sequence; None where frames are independent."""
     palette: Palette | None = None
     """What the colours of masks mean; None where their values are the labels."""
     mask_suffix: str = ""
     """What the name of a mask has behind the name of its frame, such as _L."""
+    whole: bool = False
+    """Whether the frames of a sequence (a patient, a site) stay together, in one split and one fold; else blocks of a
+    sequence (a video) may be held out."""
+    pool: Pool | None = None
+    """Where all splits share a folder, how it is divided."""
 
     def __post_init__(self) -> None:
         broken = list(self._broken())
@@ -75,7 +82,7 @@ class DatasetSpec:
         for split in self.splits:
             if split not in CAMVID_SPLITS:
                 yield f"no split is called {split!r}; {suggest(split, CAMVID_SPLITS)}"
-        if "train" not in self.splits:
+        if self.pool is None and "train" not in self.splits:
             yield "splits has no train; name its folder of images and its folder of masks"
         if self.sequence is not None:
             try:
@@ -90,8 +97,8 @@ class DatasetSpec:
     def load(cls, root: Path) -> Self:
         """The spec in `root`/dataset.toml, or CamVid's where there is no such file. Raises DataError.
 
-        Keys: classes, and either sequence or groups = "none"; optionally name, ignored, small, palette, mask_suffix,
-        and a table splits.train (splits.val, splits.test) with images and masks, which name folders.
+        Keys: classes, and sequence or groups = "none"; optionally name, ignored, small, palette, mask_suffix, groups,
+        and splits: tables train, val and test with the folders images and masks, or what a Pool has.
         """
         file = root / SPEC_FILE
         if not file.exists():

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ensemble_tune.ensemble.palette import Palette
+from ensemble_tune.ensemble.pool import Pool
 from ensemble_tune.errors import DataError, suggest
 
 _KEYS = ("name", "classes", "ignored", "small", "sequence", "groups", "splits", "palette", "mask_suffix")
+_GROUPS = ("none", "blocks", "whole")
+"""What becomes of frames of one group: there are no groups; a group may be cut into blocks; it is never cut."""
 
 
 def read_fields(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,16 +56,37 @@ def _read_labels(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_groups(table: Mapping[str, Any]) -> dict[str, Any]:
-    if ("sequence" in table) == ("groups" in table):
+    """What belongs together, and whether it may be divided."""
+    groups = table.get("groups")
+    if groups is not None and groups not in _GROUPS:
+        raise DataError(f"groups cannot be {groups!r}; {suggest(str(groups), _GROUPS)}")
+    if ("sequence" in table) == (groups == "none"):
         raise DataError('set either sequence, a regular expression, or groups = "none" for independent frames')
-    if table.get("groups", "none") != "none":
-        raise DataError(f'groups must be "none", but got {table["groups"]!r}; for sequences set sequence instead')
-    return {"sequence": None} | _typed(table, "sequence", str, "a regular expression")
+    sequence = {"sequence": None} | _typed(table, "sequence", str, "a regular expression")
+    whole = groups == "whole" or (groups is None and _is_pool(table.get("splits")))
+    return sequence | ({"whole": True} if whole and groups != "none" else {})
 
 
 def _read_splits(table: Mapping[str, Any]) -> dict[str, Any]:
     splits = _typed(table, "splits", dict, "a table").get("splits")
-    return {} if splits is None else {"splits": {split: _folders(split, splits[split]) for split in splits}}
+    if splits is None:
+        return {}
+    if not _is_pool(splits):
+        return {"splits": {split: _folders(split, splits[split]) for split in splits}}
+    pool = Pool.read(splits)
+    if pool.by == "random" and table.get("groups") != "none":
+        raise DataError(
+            'by = "random" would divide the frames of a sequence, which look alike; draw lots by = "group", '
+            'or set groups = "none" where frames are independent'
+        )
+    if pool.by == "group" and table.get("groups") == "none":
+        raise DataError('by = "group" needs sequence, which reads a group off a frame\'s name; or set by = "random"')
+    return {"splits": {}, "pool": pool}
+
+
+def _is_pool(splits: Any) -> bool:
+    """Whether the splits share a folder, rather than have folders of their own."""
+    return isinstance(splits, dict) and not all(isinstance(value, dict) for value in splits.values())
 
 
 _READERS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (

@@ -67,7 +67,7 @@ class StageData:
 
     def fold_of(self, frames: Frames) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """(N,) fold of each training frame, in 1..folds."""
-        return assign_folds(frames.names, frames.sequences, self.folds)
+        return assign_folds(frames.names, frames.sequences, self.folds, whole=self.dataset().spec.whole)
 
     def check(self, config: BaseConfig | MetaConfig) -> None:
         """Raises ConfigError where the frames do not fit the cache, or the training that sees the fewest frames would
@@ -75,7 +75,8 @@ class StageData:
         decoded = _dataset(self.data, self.cache, self.cache_limit, "official")
         DiskCache(self.cache, self.cache_limit).check(cached_bytes(decoded, config.size))
         frames = [frame for name in self._trained_on() for frame in self.dataset().splits[name]]
-        folds = assign_folds([frame.name for frame in frames], [frame.sequence for frame in frames], self.folds)
+        names, sequences = [frame.name for frame in frames], [frame.sequence for frame in frames]
+        folds = assign_folds(names, sequences, self.folds, whole=self.dataset().spec.whole)
         fewest = len(frames) - int(np.bincount(folds).max())
         if config.batch_size > fewest:
             raise ConfigError(

@@ -26,7 +26,7 @@ def stored(tiles: Path, bucket: ObjectPath) -> ObjectPath:
     for file in tiles.rglob("*"):
         if file.is_file():
             write_bytes(bucket / "tiles" / str(file.relative_to(tiles)), file.read_bytes())
-    (bucket / "tiles" / "notes.txt").touch()
+    (bucket / "tiles" / "notes.md").touch()
     return bucket / "tiles"
 
 
@@ -51,7 +51,7 @@ def test_it_is_fetched_once_and_again_where_it_changed(
     proxy.log.clear()
     before = open_dataset(str(stored), tmp_path)
     names = fetched(proxy)
-    assert len(names) == 21 and "notes.txt" not in names, "20 names of frames, images and masks, and the spec"
+    assert len(names) == 21 and "notes.md" not in names, "20 names of frames, images and masks, and the spec"
     assert open_dataset(str(stored), tmp_path) == before and fetched(proxy) == []
     (tmp_path / "new" / "valannot").mkdir(parents=True)
     (tmp_path / "new" / "val").mkdir()
