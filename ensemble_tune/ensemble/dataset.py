@@ -22,7 +22,7 @@ from ensemble_tune.ensemble.synthetic import synthetic_folder
 from ensemble_tune.errors import ConfigError, DataError
 from ensemble_tune.storage import Location, location, named_as, write_text
 
-__all__ = ["Dataset", "DatasetSpec", "Frame", "data_folder", "open_dataset"]
+__all__ = ["Dataset", "DatasetSpec", "Frame", "data_folder", "held_out", "open_dataset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +95,14 @@ def _opened(root: Path, cache: Path) -> Dataset:
     refuse(faults)
     digest = _checked_digest(root, spec, splits, cache)
     if "val" not in splits:
-        if len(splits["train"]) < 2:
-            raise DataError("train holds a single frame and there is no val split; add frames")
-        splits |= _held_out(spec, splits["train"])
+        splits |= held_out(spec, splits["train"])
     return Dataset(spec=spec, root=root, splits=splits, digest=digest)
 
 
-def _held_out(spec: DatasetSpec, frames: Sequence[Frame]) -> dict[str, tuple[Frame, ...]]:
-    """Train and val of the frames of train. Raises DataError where groups stay whole and there is only one."""
+def held_out(spec: DatasetSpec, frames: Sequence[Frame]) -> dict[str, tuple[Frame, ...]]:
+    """Train and val of the frames of train, where there is no val. Raises DataError where they are too few."""
+    if len(frames) < 2:
+        raise DataError("train holds a single frame and there is no val split; add frames")
     if spec.whole:
         rows = draw([frame.sequence for frame in frames], {"val": 1 / HELD_OUT}, 0)
         return {name: tuple(frames[row] for row in own) for name, own in rows.items()}
@@ -130,9 +130,9 @@ def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence
     memo = cache / "checked" / f"{fingerprint}.json"
     digest = _remembered(memo)
     if digest is None:
-        checks = {split: check_frames(spec, frames) for split, frames in splits.items()}
+        checks = {split: list(check_frames(spec, frames)) for split, frames in splits.items()}
         refuse(faults_in([check for own in checks.values() for check in own]))
-        hashes = {split: [check.hashes for check in own] for split, own in checks.items()}
+        hashes = {s: [(each.name, each.image_hash, each.mask_hash) for each in own] for s, own in checks.items()}
         digest = _digest([spec.to_json(), hashes])
         write_text(memo, json.dumps({"digest": digest}))
     return digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,8 +29,10 @@ _FOREIGN_SHOWN = 3
 class FrameCheck:
     """What was found in one frame's files."""
 
-    hashes: tuple[str, ...]
-    """The frame's name, and the SHA-256 of its image and of its mask."""
+    name: str
+    image_hash: str | None
+    """SHA-256 of the image's file; None where it cannot be read."""
+    mask_hash: str | None
     broken: tuple[tuple[str, str], ...]
     """The rules that it breaks, each with a word on how."""
     size: tuple[int, int] | None
@@ -39,10 +41,10 @@ class FrameCheck:
     """(256,) pixels of each label, IGNORED among them; zeros where the mask cannot be read."""
 
 
-def check_frames(spec: DatasetSpec, frames: Sequence[Frame]) -> list[FrameCheck]:
+def check_frames(spec: DatasetSpec, frames: Sequence[Frame]) -> Iterator[FrameCheck]:
     """Decodes every file of the frames, in their order."""
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(lambda frame: _check(spec, frame), frames))
+        yield from readers.map(lambda frame: _check(spec, frame), frames)
 
 
 def faults_in(checks: Sequence[FrameCheck]) -> list[Fault]:
@@ -55,20 +57,20 @@ def faults_in(checks: Sequence[FrameCheck]) -> list[Fault]:
 
 
 def _check(spec: DatasetSpec, frame: Frame) -> FrameCheck:
-    hashes: list[str] = []
+    image_hash, mask_hash = None, None
     broken: list[tuple[str, str]] = []
     image: Pixels | None = None
     labels: Pixels | None = None
     foreign: tuple[str, ...] = ()
     try:
         data = read_bytes(frame.image)
-        hashes.append(hashlib.sha256(data).hexdigest())
+        image_hash = hashlib.sha256(data).hexdigest()
         image = decode_image(frame.image, data)
     except DataError as error:
         broken.append((_IMAGE_RULE, str(error)))
     try:
         data = read_bytes(frame.mask)
-        hashes.append(hashlib.sha256(data).hexdigest())
+        mask_hash = hashlib.sha256(data).hexdigest()
         labels, foreign = decode_labels(spec, frame.mask, data)
     except DataError as error:
         broken.append((mask_file_rule(spec), str(error)))
@@ -79,7 +81,9 @@ def _check(spec: DatasetSpec, frame: Frame) -> FrameCheck:
         more = ", ..." if len(foreign) > _FOREIGN_SHOWN else ""
         broken.append((label_rule(spec), f"{frame.name} ({', '.join(foreign[:_FOREIGN_SHOWN])}{more})"))
     return FrameCheck(
-        hashes=(frame.name, *hashes),
+        name=frame.name,
+        image_hash=image_hash,
+        mask_hash=mask_hash,
         broken=tuple(broken),
         size=None if image is None else (image.shape[0], image.shape[1]),
         counts=np.bincount(np.empty(0, np.uint8) if labels is None else labels.ravel(), minlength=IGNORED + 1),
