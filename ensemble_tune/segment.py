@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, read_image, resized
+from ensemble_tune.ensemble.image_file import resized
 from ensemble_tune.ensemble.overlay import write_mask, write_overlay
+from ensemble_tune.ensemble.pixels import FILE_SUFFIXES, read_pixels, usable
 from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.stage_data import as_images
 from ensemble_tune.ensemble.trained_ensemble import MANIFEST_FILE, TrainedEnsemble
@@ -40,8 +41,9 @@ def segment_images(
     make_folder(out)
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     model.to(device)
+    kind = model.manifest.images
     for path in paths:
-        image = read_image(path)
+        image = read_pixels(kind, path)
         working = resized(image, model.manifest.fusion.size)
         with torch.inference_mode():
             logits = model(as_images([working]).to(device))[0]
@@ -49,7 +51,8 @@ def segment_images(
         target = out / f"{path.stem}.png"
         write_mask(target, labels)
         if overlays:
-            write_overlay(out / "overlays" / f"{path.stem}.jpg", image, labels, model.manifest.classes, None)
+            picture = out / "overlays" / f"{path.stem}.jpg"
+            write_overlay(picture, kind.shown(image), labels, model.manifest.classes, None)
         yield target
 
 
@@ -73,9 +76,9 @@ def _images(images: Path) -> list[Path]:
         return [images]
     if not images.is_dir():
         raise DataError(f"images are a folder or a file, but nothing is at {images}; check the path")
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = usable(sorted(images.iterdir()))
     if not found:
-        raise DataError(f"no image is in {images}; its files must end in {', '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"no image is in {images}; its files must end in {', '.join(FILE_SUFFIXES)}")
     stems: dict[str, Path] = {}
     for path in found:
         if path.stem in stems:

@@ -11,10 +11,11 @@ import numpy as np
 from ensemble_tune.ensemble.data_check import DataCheck
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.frame_files import Frame
-from ensemble_tune.ensemble.image_file import Pixels, read_image, resized
+from ensemble_tune.ensemble.image_file import Pixels, resized
 from ensemble_tune.ensemble.labels import IGNORED
 from ensemble_tune.ensemble.mask import read_labels
 from ensemble_tune.ensemble.overlay import draw_text, palette, tinted, write_picture
+from ensemble_tune.ensemble.pixels import read_pixels
 from ensemble_tune.storage import Location
 
 _COLUMNS, _ROWS = 3, 2
@@ -48,7 +49,8 @@ def write_contact_sheet(path: Location, found: DataCheck) -> None:
 
 def _cell(spec: DatasetSpec, frame: Frame) -> Pixels:
     """A frame and its mask, with its name above."""
-    image, labels = read_image(frame.image), read_labels(spec, frame.mask)
+    labels = read_labels(spec, frame.mask)
+    image = spec.images.shown(read_pixels(spec.images, frame.image))
     size = (max(1, round(_WIDTH * image.shape[0] / image.shape[1])), _WIDTH)
     small = resized(image, size)
     # The nearest pixel, so that no colour is shown that means another class.

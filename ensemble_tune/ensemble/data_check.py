@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ensemble_tune.ensemble.dataset import held_out
+from ensemble_tune.ensemble.dataset import held_out, unmeasured
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.fault import Fault
 from ensemble_tune.ensemble.frame_check import FrameCheck, check_frames, faults_in
@@ -92,8 +92,23 @@ def check_data(root: Path, follow: Follow = lambda checks, total: checks) -> Dat
     everyone = [frame for frames in found.values() for frame in frames]
     checks = iter(list(follow(check_frames(spec, everyone), len(everyone))))
     splits = {split: SplitCheck(frames, tuple(next(checks) for _ in frames)) for split, frames in found.items()}
+    faults += unmeasured(spec, _figures(splits))
     faults += faults_in([check for split in splits.values() for check in split.checks])
     return DataCheck(spec, splits, tuple(faults), (*notes, *_notes(spec, splits)))
+
+
+def _figures(splits: Mapping[str, SplitCheck]) -> str:
+    """Mean and deviation of the training images' pixels, as dataset.toml has them."""
+    train = splits["train"].checks if "train" in splits else ()
+    seen = [
+        (check.moments, check.size[0] * check.size[1]) for check in train if check.moments is not None and check.size
+    ]
+    if not seen:
+        return "no training image can be measured yet"
+    mean, squares = np.average([moments for moments, _ in seen], axis=0, weights=[pixels for _, pixels in seen])
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    lists = (", ".join(f"{value:.6g}" for value in values) for values in (mean, np.maximum(std, 1e-3)))
+    return "those of the training images are mean = [{}] and std = [{}]".format(*lists)
 
 
 def _notes(spec: DatasetSpec, splits: Mapping[str, SplitCheck]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT
-from ensemble_tune.ensemble.fault import refuse
+from ensemble_tune.ensemble.fault import Fault, refuse
 from ensemble_tune.ensemble.fetched_once import fetched_data
 from ensemble_tune.ensemble.folds import natural_order
 from ensemble_tune.ensemble.frame_check import check_frames, faults_in
@@ -22,7 +22,7 @@ from ensemble_tune.ensemble.synthetic import synthetic_folder
 from ensemble_tune.errors import ConfigError, DataError
 from ensemble_tune.storage import Location, location, named_as, write_text
 
-__all__ = ["Dataset", "DatasetSpec", "Frame", "data_folder", "held_out", "open_dataset"]
+__all__ = ["Dataset", "DatasetSpec", "Frame", "data_folder", "held_out", "open_dataset", "unmeasured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,17 @@ def _opened(root: Path, cache: Path) -> Dataset:
     """The data set in a local folder. Raises DataError."""
     spec = DatasetSpec.load(root)
     splits, faults = find_frames(root, spec)
-    refuse(faults)
+    refuse([*faults, *unmeasured(spec)])
     digest = _checked_digest(root, spec, splits, cache)
     if "val" not in splits:
         splits |= held_out(spec, splits["train"])
     return Dataset(spec=spec, root=root, splits=splits, digest=digest)
+
+
+def unmeasured(spec: DatasetSpec, figures: str = "ensemble-tune data check DIR measures them") -> list[Fault]:
+    """The fault of images of which it is not said how they are brought to the scale of a network."""
+    rule = f"images of other kinds than 8-bit RGB need mean and std under [images] in {SPEC_FILE}; {figures}"
+    return [] if spec.images.measured else [Fault(rule)]
 
 
 def held_out(spec: DatasetSpec, frames: Sequence[Frame]) -> dict[str, tuple[Frame, ...]]:

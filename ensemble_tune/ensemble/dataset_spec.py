@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ensemble_tune.ensemble.dataset_toml import read_fields
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.palette import Palette
 from ensemble_tune.ensemble.pool import Pool
 from ensemble_tune.errors import DataError, suggest
@@ -34,7 +35,7 @@ CAMVID_IGNORED = 11
 CAMVID_SEQUENCE = r"(?P<sequence>[^_]+)_f?(?P<index>\d+)"
 """Matches 0001TP_006690, 0006R0_f00930 and 0016E5_00390."""
 CAMVID_SPLITS = {split: (split, f"{split}annot") for split in ("train", "val", "test")}
-_YOUNGER: Mapping[str, Any] = {"palette": None, "mask_suffix": "", "whole": False, "pool": None}
+_YOUNGER: Mapping[str, Any] = {"palette": None, "mask_suffix": "", "whole": False, "pool": None, "images": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class DatasetSpec:
     sequence (a video) may be held out."""
     pool: Pool | None = None
     """Where all splits share a folder, how it is divided."""
+    images: ImageSpec = RGB
+    """What the pixels of images are."""
 
     def __post_init__(self) -> None:
         broken = list(self._broken())
@@ -98,7 +101,8 @@ class DatasetSpec:
         """The spec in `root`/dataset.toml, or CamVid's where there is no such file. Raises DataError.
 
         Keys: classes, and sequence or groups = "none"; optionally name, ignored, small, palette, mask_suffix, groups,
-        and splits: tables train, val and test with the folders images and masks, or what a Pool has.
+        images (what an ImageSpec has), and splits: tables train, val and test with the folders images and masks, or
+        what a Pool has.
         """
         file = root / SPEC_FILE
         if not file.exists():
@@ -131,7 +135,7 @@ class DatasetSpec:
 
         What is younger than the first data sets is left out where it says nothing, so that their digests stay.
         """
-        values = dataclasses.asdict(self)
+        values = {**dataclasses.asdict(self), "images": None if self.images == RGB else dataclasses.asdict(self.images)}
         silent = [key for key, nothing in _YOUNGER.items() if values[key] == nothing]
         return {key: value for key, value in values.items() if key not in ("name", *silent)}
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ensemble_tune.ensemble.image_spec import ImageSpec
 from ensemble_tune.ensemble.palette import Palette
 from ensemble_tune.ensemble.pool import Pool
 from ensemble_tune.errors import DataError, suggest
 
-_KEYS = ("name", "classes", "ignored", "small", "sequence", "groups", "splits", "palette", "mask_suffix")
+_KEYS = ("name", "classes", "ignored", "small", "sequence", "groups", "splits", "palette", "mask_suffix", "images")
 _GROUPS = ("none", "blocks", "whole")
 """What becomes of frames of one group: there are no groups; a group may be cut into blocks; it is never cut."""
 
@@ -84,6 +85,10 @@ def _read_splits(table: Mapping[str, Any]) -> dict[str, Any]:
     return {"splits": {}, "pool": pool}
 
 
+def _read_images(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {"images": ImageSpec.read(table["images"])} if "images" in table else {}
+
+
 def _is_pool(splits: Any) -> bool:
     """Whether the splits share a folder, rather than have folders of their own."""
     return isinstance(splits, dict) and not all(isinstance(value, dict) for value in splits.values())
@@ -96,6 +101,7 @@ _READERS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (
     _read_labels,
     _read_groups,
     _read_splits,
+    _read_images,
 )
 
 

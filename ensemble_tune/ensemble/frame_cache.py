@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from ensemble_tune.ensemble.config import format_size
 from ensemble_tune.ensemble.dataset import Dataset, Frame
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DiskCache
-from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, resized
+from ensemble_tune.ensemble.image_file import Deep, Pixels, mask_shape, resized
 from ensemble_tune.ensemble.labels import scaled_labels
 from ensemble_tune.ensemble.mask import read_labels
+from ensemble_tune.ensemble.pixels import read_pixels
 
 _VERSION = 2
 """Of the files and of how frames are resized; another version is another folder."""
@@ -46,8 +47,8 @@ class Truths:
 class StoredFrames:
     """One split at one working size, memory-mapped."""
 
-    images: Pixels
-    """(N, h, w, 3) RGB."""
+    images: Deep
+    """(N, h, w, C), RGB where C is 3."""
     labels: Pixels
     """(N, h, w) class indices, or IGNORED."""
     truths: Truths
@@ -64,25 +65,27 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Di
     together = next(group for group in _TOGETHER if split in group)
     beside = [_name(dataset, each, of) for each in together for of in ("truth", format_size(size))]
     truths = _stored_truths(dataset.spec, frames, _name(dataset, split, "truth"), beside, cache)
-    images_shape, labels_shape = (len(frames), *size, 3), (len(frames), *size)
+    kind = dataset.spec.images
+    images_shape, labels_shape = (len(frames), *size, kind.channels), (len(frames), *size)
 
     def build(folder: Path) -> None:
-        images, labels = _create(folder / "images.npy", images_shape), _create(folder / "labels.npy", labels_shape)
+        images = _create(folder / "images.npy", images_shape, kind.dtype)
+        labels = _create(folder / "labels.npy", labels_shape)
 
         def fill(row: int) -> None:
-            images[row] = resized(read_image(frames[row].image), size)
+            images[row] = resized(read_pixels(kind, frames[row].image), size)
             labels[row] = scaled_labels(truths[row], size)
 
         _for_each_row(fill, len(frames))
 
     def read(folder: Path) -> StoredFrames:
-        images, labels = _open(folder / "images.npy", images_shape), _open(folder / "labels.npy", labels_shape)
-        return StoredFrames(images, labels, truths)
+        images = _open(folder / "images.npy", images_shape, kind.dtype)
+        return StoredFrames(images, cast(Pixels, _open(folder / "labels.npy", labels_shape)), truths)
 
     return cache.get(
         _name(dataset, split, format_size(size)),
         names,
-        need=_working_bytes(len(frames), size),
+        need=_working_bytes(dataset, len(frames), size),
         beside=beside,
         build=build,
         read=read,
@@ -96,12 +99,12 @@ def cached_bytes(dataset: Dataset, size: tuple[int, int]) -> int:
     """
     height, width = mask_shape(dataset.splits["train"][0].mask)
     counts = [sum(len(dataset.splits.get(split, ())) for split in together) for together in _TOGETHER]
-    return _working_bytes(max(counts), size) + max(counts) * height * width
+    return _working_bytes(dataset, max(counts), size) + max(counts) * height * width
 
 
-def _working_bytes(frames: int, size: tuple[int, int]) -> int:
-    """Images of three channels and labels."""
-    return frames * size[0] * size[1] * 4
+def _working_bytes(dataset: Dataset, frames: int, size: tuple[int, int]) -> int:
+    """Images and labels."""
+    return frames * size[0] * size[1] * (dataset.spec.images.bytes + 1)
 
 
 def _name(dataset: Dataset, split: str, of: str) -> str:
@@ -116,7 +119,7 @@ def _stored_truths(
     ends = tuple(accumulate(height * width for height, width in shapes))
 
     def build(folder: Path) -> None:
-        truths = Truths(_create(folder / "truth.npy", (ends[-1],)), shapes, ends)
+        truths = Truths(cast(Pixels, _create(folder / "truth.npy", (ends[-1],))), shapes, ends)
 
         def fill(row: int) -> None:
             truths[row][...] = read_labels(spec, frames[row].mask)
@@ -124,7 +127,7 @@ def _stored_truths(
         _for_each_row(fill, len(frames))
 
     def read(folder: Path) -> Truths:
-        return Truths(_open(folder / "truth.npy", (ends[-1],)), shapes, ends)
+        return Truths(cast(Pixels, _open(folder / "truth.npy", (ends[-1],))), shapes, ends)
 
     names = [frame.name for frame in frames]
     return cache.get(name, names, need=ends[-1], beside=beside, build=build, read=read)
@@ -137,13 +140,13 @@ def _for_each_row(fill: Callable[[int], None], rows: int) -> None:
             pass
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> Pixels:
-    return cast(Pixels, np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape))
+def _create(path: Path, shape: tuple[int, ...], dtype: type[np.unsignedinteger[Any]] = np.uint8) -> Deep:
+    return cast(Deep, np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape))
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> Pixels:
+def _open(path: Path, shape: tuple[int, ...], dtype: type[np.unsignedinteger[Any]] = np.uint8) -> Deep:
     """Memory-maps an array file. Raises ValueError where it is damaged, or of another shape."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != np.uint8 or array.shape != shape:
-        raise ValueError(f"{path} is {array.dtype} of {array.shape}, not uint8 of {shape}")
-    return cast(Pixels, np.asarray(array))
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{path} is {array.dtype} of {array.shape}, not {np.dtype(dtype)} of {shape}")
+    return cast(Deep, np.asarray(array))

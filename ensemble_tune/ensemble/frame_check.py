@@ -14,13 +14,14 @@ import numpy.typing as npt
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.fault import Fault, faults_of
 from ensemble_tune.ensemble.frame_files import Frame
-from ensemble_tune.ensemble.image_file import Pixels, decode_image, read_bytes
+from ensemble_tune.ensemble.image_file import Deep, Pixels, read_bytes
+from ensemble_tune.ensemble.image_spec import ImageSpec
 from ensemble_tune.ensemble.labels import IGNORED
 from ensemble_tune.ensemble.mask import decode_labels, label_rule, mask_file_rule
+from ensemble_tune.ensemble.pixels import decode_pixels
 from ensemble_tune.errors import DataError
 
 _READERS = 4
-_IMAGE_RULE = "every image must be a whole, readable PNG or JPEG file"
 _SIZE_RULE = "an image and its mask must have the same size"
 _FOREIGN_SHOWN = 3
 
@@ -39,12 +40,20 @@ class FrameCheck:
     """Height and width in pixels; None where the image cannot be read."""
     counts: npt.NDArray[np.int64]
     """(256,) pixels of each label, IGNORED among them; zeros where the mask cannot be read."""
+    moments: npt.NDArray[np.float64] | None
+    """(2, C) mean of the image's pixels and of their squares; None where these are known, or it cannot be read."""
 
 
 def check_frames(spec: DatasetSpec, frames: Sequence[Frame]) -> Iterator[FrameCheck]:
     """Decodes every file of the frames, in their order."""
     with ThreadPoolExecutor(_READERS) as readers:
         yield from readers.map(lambda frame: _check(spec, frame), frames)
+
+
+def image_rule(images: ImageSpec) -> str:
+    """What every image file must be."""
+    rule = "every image must be a whole, readable PNG, JPEG or TIFF file"
+    return rule if images.plain else f"{rule} of {images.channels} channels of {images.bits} bits"
 
 
 def faults_in(checks: Sequence[FrameCheck]) -> list[Fault]:
@@ -59,15 +68,15 @@ def faults_in(checks: Sequence[FrameCheck]) -> list[Fault]:
 def _check(spec: DatasetSpec, frame: Frame) -> FrameCheck:
     image_hash, mask_hash = None, None
     broken: list[tuple[str, str]] = []
-    image: Pixels | None = None
+    image: Deep | None = None
     labels: Pixels | None = None
     foreign: tuple[str, ...] = ()
     try:
         data = read_bytes(frame.image)
         image_hash = hashlib.sha256(data).hexdigest()
-        image = decode_image(frame.image, data)
+        image = decode_pixels(spec.images, frame.image, data)
     except DataError as error:
-        broken.append((_IMAGE_RULE, str(error)))
+        broken.append((image_rule(spec.images), str(error)))
     try:
         data = read_bytes(frame.mask)
         mask_hash = hashlib.sha256(data).hexdigest()
@@ -86,5 +95,11 @@ def _check(spec: DatasetSpec, frame: Frame) -> FrameCheck:
         mask_hash=mask_hash,
         broken=tuple(broken),
         size=None if image is None else (image.shape[0], image.shape[1]),
+        moments=None if image is None or spec.images.measured else _moments(image),
         counts=np.bincount(np.empty(0, np.uint8) if labels is None else labels.ravel(), minlength=IGNORED + 1),
     )
+
+
+def _moments(image: Deep) -> npt.NDArray[np.float64]:
+    flat = image.reshape(-1, image.shape[2]).astype(np.float64)
+    return np.stack([flat.mean(0), (flat**2).mean(0)])

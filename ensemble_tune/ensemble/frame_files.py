@@ -10,7 +10,7 @@ from pathlib import Path
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
 from ensemble_tune.ensemble.fault import Fault, faults_of
 from ensemble_tune.ensemble.folds import natural_order
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES
+from ensemble_tune.ensemble.pixels import FILE_SUFFIXES, usable
 from ensemble_tune.ensemble.pool import Pool, draw, read_list
 from ensemble_tune.errors import DataError
 
@@ -86,16 +86,18 @@ def _paired(
     missing = [folder for folder in dict.fromkeys((images, masks)) if not folder.is_dir()]
     if missing:
         return (), [Fault(f"{what} needs the folder {folder}, which is not there; {LAYOUT}") for folder in missing]
-    image_files, doubled_images = _files(images, IMAGE_SUFFIXES)
-    mask_files, doubled_masks = _files(masks, (".png",))
-    faults = [*doubled_images, *doubled_masks]
     suffix = spec.mask_suffix
-    if suffix:
-        if images == masks:
-            image_files = {name: file for name, file in image_files.items() if not name.endswith(suffix)}
-        mask_files = {name.removesuffix(suffix): file for name, file in mask_files.items() if name.endswith(suffix)}
+    image_paths, mask_paths = (
+        sorted(path for path in folder.iterdir() if path.is_file()) for folder in (images, masks)
+    )
+    if suffix and images == masks:
+        image_paths = [path for path in image_paths if not path.stem.endswith(suffix)]
+    image_files, doubled_images = _by_name(images, usable(image_paths))
+    mask_paths = [path for path in usable(mask_paths) if path.suffix.lower() == ".png" and path.stem.endswith(suffix)]
+    mask_files, doubled_masks = _by_name(masks, mask_paths, suffix)
+    faults = [*doubled_images, *doubled_masks]
     if not image_files:
-        faults.append(Fault(f"{what} is empty: {images} holds no {', '.join(IMAGE_SUFFIXES)} files; {LAYOUT}"))
+        faults.append(Fault(f"{what} is empty: {images} holds no {', '.join(FILE_SUFFIXES)} files; {LAYOUT}"))
     if wanted is not None:
         faults += faults_of(f"every frame of a list needs an image in {images}", wanted - set(image_files))
         image_files = {name: file for name, file in image_files.items() if name in wanted}
@@ -118,15 +120,15 @@ def _paired(
     return tuple(Frame(name, sequences[name] or name, image_files[name], mask_files[name]) for name in paired), faults
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], list[Fault]]:
-    """The folder's files of these endings by name without ending; hidden files are not data."""
+def _by_name(folder: Path, paths: Sequence[Path], suffix: str = "") -> tuple[dict[str, Path], list[Fault]]:
+    """Files by name without ending and suffix."""
     found: dict[str, Path] = {}
     doubles = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            if path.stem in found:
-                doubles.append(path.name)
-            found[path.stem] = path
+    for path in paths:
+        name = path.stem.removesuffix(suffix)
+        if name in found:
+            doubles.append(path.name)
+        found[name] = path
     return found, faults_of(f"names in {folder} must differ in more than their ending", doubles)
 
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from ensemble_tune.ensemble.dataset import Dataset
 from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
 from ensemble_tune.ensemble.frame_cache import StoredFrames, stored_frames
-from ensemble_tune.ensemble.image_file import Pixels, read_image
+from ensemble_tune.ensemble.image_file import Deep, Pixels, read_image
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.labels import IGNORED
 
 __all__ = ["IGNORED", "Frames", "load_frames", "read_image"]
@@ -33,14 +34,16 @@ class Frames:
     """The sequence of each frame."""
     places: tuple[tuple[StoredFrames, int], ...]
     """Where each frame is stored, and in which row there."""
+    images: ImageSpec = RGB
+    """What the pixels of images are."""
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def image(self, i: int) -> Pixels:
-        """(h, w, 3) RGB."""
+    def image(self, i: int) -> Deep:
+        """(h, w, C), RGB where C is 3."""
         stored, row = self.places[i]
-        return cast(Pixels, stored.images[row])
+        return cast(Deep, stored.images[row])
 
     def label(self, i: int) -> Pixels:
         """(h, w) class indices, or IGNORED."""
@@ -95,6 +98,7 @@ def load_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Path
     return Frames(
         classes=dataset.spec.classes,
         small=dataset.spec.small,
+        images=dataset.spec.images,
         size=size,
         names=tuple(frame.name for frame in frames),
         sequences=tuple(frame.sequence for frame in frames),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from ensemble_tune.errors import DataError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Deep: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""Pixels of 8 or 16 bits."""
+D = TypeVar("D", Pixels, Deep)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 """The endings of files that are read as images, in lower case."""
@@ -33,10 +36,11 @@ def read_mask(path: Path) -> Pixels:
     return decode_mask(path, read_bytes(path))
 
 
-def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """A picture at another height and width in pixels: averaged where it shrinks, else interpolated."""
+def resized(image: D, size: tuple[int, int]) -> D:
+    """An image (H, W, C) at another height and width in pixels: averaged where it shrinks, else interpolated."""
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return cast(Pixels, cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cast(D, scaled.reshape(*size, image.shape[2]))  # OpenCV drops an axis of one channel
 
 
 def mask_shape(path: Path) -> tuple[int, int]:
@@ -54,8 +58,7 @@ def mask_shape(path: Path) -> tuple[int, int]:
 
 def decode_image(path: Path, data: bytes) -> Pixels:
     """`read_image` for a file's bytes; `path` is for the error."""
-    _refuse_truncated(path, data)
-    return cast(Pixels, cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return cast(Pixels, cv2.cvtColor(decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
 
 def decode_mask(path: Path, data: bytes) -> Pixels:
@@ -63,7 +66,7 @@ def decode_mask(path: Path, data: bytes) -> Pixels:
 
     A palette or a colour mask is refused: a decoder would turn its colours into grey values that look like labels.
     """
-    _refuse_truncated(path, data)
+    pixels = decode(path, data, cv2.IMREAD_UNCHANGED)
     if not data.startswith(_PNG):
         raise DataError(f"{path} is not a PNG file")
     depth, colour = data[24], data[25]
@@ -72,7 +75,7 @@ def decode_mask(path: Path, data: bytes) -> Pixels:
             colour, "unknown"
         )
         raise DataError(f"{path} holds {kind} pixels of {depth} bits, not one channel of 8 bits")
-    return _decode(path, data, cv2.IMREAD_UNCHANGED)
+    return cast(Pixels, pixels)
 
 
 def decode_colours(path: Path, data: bytes) -> Pixels:
@@ -81,12 +84,12 @@ def decode_colours(path: Path, data: bytes) -> Pixels:
     Colour, a palette, and grey of 1 to 8 bits will do, which 1 bit spreads to 0 and 255; what is transparent is looked
     at as if it were not.
     """
-    _refuse_truncated(path, data)
+    pixels = decode(path, data, cv2.IMREAD_COLOR)
     if not data.startswith(_PNG):
         raise DataError(f"{path} is not a PNG file")
     if data[24] > 8:
         raise DataError(f"{path} holds pixels of {data[24]} bits, not of 8 at most")
-    return cast(Pixels, cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -97,7 +100,9 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _decode(path: Path, data: bytes, flags: int) -> Pixels:
+def decode(path: Path, data: bytes, flags: int) -> Deep:
+    """What OpenCV makes of a whole PNG or JPEG file's bytes: (H, W) or (H, W, C), blue first. Raises DataError."""
+    _refuse_truncated(path, data)
     # Decoding bytes rather than naming the file: OpenCV cannot open every path that Python can.
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -105,7 +110,7 @@ def _decode(path: Path, data: bytes, flags: int) -> Pixels:
         pixels = None
     if pixels is None:
         raise DataError(f"{path} is no readable image")
-    return cast(Pixels, pixels)
+    return cast(Deep, pixels)
 
 
 def _refuse_truncated(path: Path, data: bytes) -> None:

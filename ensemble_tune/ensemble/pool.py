@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self, get_args
 
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES
+from ensemble_tune.ensemble.pixels import FILE_SUFFIXES
 from ensemble_tune.errors import DataError, suggest
 
 LIST_SUFFIX = ".txt"
@@ -70,7 +70,7 @@ def read_list(path: Path) -> list[str]:
     names = [PurePosixPath(line.strip().replace("\\", "/")).name for line in lines if not line.startswith("#")]
     endings = [PurePosixPath(name).suffix for name in names]
     pairs = zip(names, endings, strict=True)
-    return [name.removesuffix(end) if end.lower() in IMAGE_SUFFIXES else name for name, end in pairs if name]
+    return [name.removesuffix(end) if end.lower() in FILE_SUFFIXES else name for name, end in pairs if name]
 
 
 def draw(groups: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -17,7 +17,7 @@ from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
 from ensemble_tune.ensemble.folds import assign_folds
 from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import Frames, load_frames
-from ensemble_tune.ensemble.image_file import Pixels
+from ensemble_tune.ensemble.image_file import Deep
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.object_path import ObjectPath
@@ -129,6 +129,8 @@ def shuffled_rows(config: BaseConfig | MetaConfig, epoch: int, count: int) -> It
         yield rows, [int(seeds[row]) for row in rows]
 
 
-def as_images(images: list[Pixels]) -> torch.Tensor:
-    """Images (h, w, 3) as one tensor (B, 3, h, w), uint8, stored channels last."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+def as_images(images: Sequence[Deep]) -> torch.Tensor:
+    """Images (h, w, C) as one tensor (B, C, h, w), stored channels last: uint8, or float32 of what has 16 bits."""
+    stacked = np.stack(images)
+    # On 16 bits torch can do next to nothing.
+    return torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)).permute(0, 3, 1, 2)

@@ -81,7 +81,10 @@ def test_a_copy_that_was_damaged_is_fetched_again(stored: ObjectPath, proxy: Pro
             r"every image must be a whole, readable PNG or JPEG file; 1 breaks this: s3://.*tiles/val/c_001\.png",
         ),
         ("no val", r"val needs the folder s3://.*/tiles/valannot, which is not there"),
-        ("nothing", r"no data set is at s3://.*/other: it holds no .png, .jpg, .jpeg files; check the address"),
+        (
+            "nothing",
+            r"no data set is at s3://.*/other: it holds no .png, .jpg, .jpeg, .tif, .tiff files; check the address",
+        ),
     ],
 )
 def test_faults_are_named_by_their_place_in_the_store(
