@@ -81,8 +81,10 @@ def search_base(
 
 
 def own_size(data: StageData) -> str:
-    """The size of the first training frame, as text."""
-    return format_size(mask_shape(data.dataset().splits["train"][0].mask))
+    """The size of the first training frame, or of its tiles, as text."""
+    dataset = data.dataset()
+    shape = mask_shape(dataset.splits["train"][0].mask)
+    return format_size(shape if dataset.spec.tiles is None else dataset.spec.tiles.within(shape))
 
 
 def epoch_seconds(

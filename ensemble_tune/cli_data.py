@@ -81,10 +81,12 @@ def _print_found(found: DataCheck) -> None:
     """What each split holds, and the balance of classes."""
     from rich.table import Table
 
+    from ensemble_tune.ensemble.config import format_size
     from ensemble_tune.ensemble.labels import IGNORED
 
     spec = found.spec
-    out_console.print(f"{spec.name}: {len(spec.classes)} classes, {_masks(found)}", soft_wrap=True)
+    cut = "" if spec.tiles is None else f"; images are cut into tiles of {format_size(spec.tiles.size)}"
+    out_console.print(f"{spec.name}: {len(spec.classes)} classes, {_masks(found)}{cut}", soft_wrap=True)
     table = Table("split", "frames", "sequences", "height x width", "unlabelled", box=None, pad_edge=False)
     for split, own in found.splits.items():
         pixels = own.pixels if own.frames else None

@@ -64,7 +64,7 @@ def train(
             f"the manifest's classes are {', '.join(manifest.classes)}, but the data has {', '.join(spec.classes)}; "
             "give the data that the manifest was exported from"
         )
-    manifest = replace(manifest, classes=spec.classes, images=spec.images)
+    manifest = replace(manifest, classes=spec.classes, images=spec.images, tiles=spec.tiles)
     store = PredictionStore((run or settings.out).absolute() / PREDICTIONS, data)
     if with_val or manifest.data_digest != data.dataset().digest:
         run = None  # that run saw other frames

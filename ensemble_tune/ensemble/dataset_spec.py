@@ -14,6 +14,7 @@ from ensemble_tune.ensemble.dataset_toml import read_fields
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.palette import Palette
 from ensemble_tune.ensemble.pool import Pool
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.errors import DataError, suggest
 
 SPEC_FILE = "dataset.toml"
@@ -35,7 +36,14 @@ CAMVID_IGNORED = 11
 CAMVID_SEQUENCE = r"(?P<sequence>[^_]+)_f?(?P<index>\d+)"
 """Matches 0001TP_006690, 0006R0_f00930 and 0016E5_00390."""
 CAMVID_SPLITS = {split: (split, f"{split}annot") for split in ("train", "val", "test")}
-_YOUNGER: Mapping[str, Any] = {"palette": None, "mask_suffix": "", "whole": False, "pool": None, "images": None}
+_YOUNGER: Mapping[str, Any] = {
+    "palette": None,
+    "mask_suffix": "",
+    "whole": False,
+    "pool": None,
+    "images": None,
+    "tiles": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +74,8 @@ class DatasetSpec:
     """Where all splits share a folder, how it is divided."""
     images: ImageSpec = RGB
     """What the pixels of images are."""
+    tiles: Tiles | None = None
+    """How images are cut that are too large to be seen at once; None takes all of them whole."""
 
     def __post_init__(self) -> None:
         broken = list(self._broken())
@@ -101,8 +111,8 @@ class DatasetSpec:
         """The spec in `root`/dataset.toml, or CamVid's where there is no such file. Raises DataError.
 
         Keys: classes, and sequence or groups = "none"; optionally name, ignored, small, palette, mask_suffix, groups,
-        images (what an ImageSpec has), and splits: tables train, val and test with the folders images and masks, or
-        what a Pool has.
+        images (what an ImageSpec has), tiles (what Tiles have), and splits: tables train, val and test with the folders
+        images and masks, or what a Pool has.
         """
         file = root / SPEC_FILE
         if not file.exists():

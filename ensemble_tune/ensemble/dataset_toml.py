@@ -8,9 +8,22 @@ from typing import Any
 from ensemble_tune.ensemble.image_spec import ImageSpec
 from ensemble_tune.ensemble.palette import Palette
 from ensemble_tune.ensemble.pool import Pool
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.errors import DataError, suggest
 
-_KEYS = ("name", "classes", "ignored", "small", "sequence", "groups", "splits", "palette", "mask_suffix", "images")
+_KEYS = (
+    "name",
+    "classes",
+    "ignored",
+    "small",
+    "sequence",
+    "groups",
+    "splits",
+    "palette",
+    "mask_suffix",
+    "images",
+    "tiles",
+)
 _GROUPS = ("none", "blocks", "whole")
 """What becomes of frames of one group: there are no groups; a group may be cut into blocks; it is never cut."""
 
@@ -89,6 +102,10 @@ def _read_images(table: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": ImageSpec.read(table["images"])} if "images" in table else {}
 
 
+def _read_tiles(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tiles": Tiles.read(table["tiles"])} if "tiles" in table else {}
+
+
 def _is_pool(splits: Any) -> bool:
     """Whether the splits share a folder, rather than have folders of their own."""
     return isinstance(splits, dict) and not all(isinstance(value, dict) for value in splits.values())
@@ -102,6 +119,7 @@ _READERS: tuple[Callable[[Mapping[str, Any]], dict[str, Any]], ...] = (
     _read_groups,
     _read_splits,
     _read_images,
+    _read_tiles,
 )
 
 

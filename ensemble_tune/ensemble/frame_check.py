@@ -45,8 +45,8 @@ class FrameCheck:
 
 
 def check_frames(spec: DatasetSpec, frames: Sequence[Frame]) -> Iterator[FrameCheck]:
-    """Decodes every file of the frames, in their order."""
-    with ThreadPoolExecutor(_READERS) as readers:
+    """Decodes every file of the frames, in their order; one frame at a time where they may be large."""
+    with ThreadPoolExecutor(_READERS if spec.tiles is None else 1) as readers:
         yield from readers.map(lambda frame: _check(spec, frame), frames)
 
 

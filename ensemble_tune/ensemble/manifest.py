@@ -21,18 +21,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size, parse_size
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.split import Split
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.errors import ConfigError, DataError, suggest
 from ensemble_tune.storage import Location, write_text
 
+T = TypeVar("T")
 Deploy = Literal["refit", "folds"]
 """What stands for a member: one model trained on all training frames, or the mean of its K fold models."""
 Stacking = Literal["out-of-fold", "in-sample"]
@@ -48,6 +50,7 @@ _OWN_KEYS = (
     "folds",
     "split",
     "images",
+    "tiles",
     "bases",
     "fusion",
     "scores",
@@ -76,6 +79,8 @@ class EnsembleManifest:
     """Class names in the order of the masks' values; empty before any training."""
     images: ImageSpec = RGB
     """What the pixels of images are; as the data says it, once it is trained."""
+    tiles: Tiles | None = None
+    """How large images are cut; as the data says it."""
     trials: tuple[str, ...] = ()
     """The base trial behind each base, "" where there is none; empty where the manifest was written by hand."""
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -150,7 +155,8 @@ class EnsembleManifest:
             data=_text("data", document.get("data")),
             data_digest=_text("data_digest", document.get("data_digest")),
             classes=tuple(_texts("classes", document.get("classes", []))),
-            images=_images(document.get("images", {})),
+            images=_of_data(ImageSpec.read, document.get("images", {})),
+            tiles=_of_data(Tiles.read, document["tiles"]) if "tiles" in document else None,
             trials=tuple(str(table.get("trial", "")) for table in tables) if any("trial" in t for t in tables) else (),
             scores={name: float(score) for name, score in scores.items()},
             origin=dict(origin),
@@ -230,9 +236,10 @@ def _whole(name: str, value: object) -> int:
     return value
 
 
-def _images(table: object) -> ImageSpec:
+def _of_data(read: Callable[[Any], T], table: object) -> T:
+    """What a data set says of itself."""
     try:
-        return ImageSpec.read(table)
+        return read(table)
     except DataError as error:
         raise ConfigError(str(error)) from None
 
