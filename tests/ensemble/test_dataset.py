@@ -63,7 +63,7 @@ def test_digest_is_of_content_alone(root: Path, cache: Path, tmp_path: Path) -> 
 
 def test_unchanged_folder_is_not_decoded_again(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_dataset(root, cache)
-    monkeypatch.setattr(frame_check, "decode_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(frame_check, "decode_pixels", lambda *_: pytest.fail("decoded again"))
     assert open_dataset(root, cache) == first
 
 
