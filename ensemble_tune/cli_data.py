@@ -98,8 +98,9 @@ def _print_found(found: DataCheck) -> None:
     for split in held:
         balance.add_column(f"% of {split}", justify="right")
         balance.add_column("frames", justify="right")
+    figures = [(own.shares, own.holding) for own in held.values()]
     for label, name in enumerate(spec.classes):
-        cells = [(f"{100 * own.shares[label]:.2f}", str(own.holding[label])) for own in held.values()]
+        cells = [(f"{100 * shares[label]:.2f}", str(holding[label])) for shares, holding in figures]
         balance.add_row(name, *(cell for pair in cells for cell in pair))
     out_console.print(balance)
 

@@ -76,13 +76,14 @@ def _balance(found: DataCheck) -> list[Pixels]:
     head = _line("share of the labelled pixels")
     for place, split in enumerate(splits):
         draw_text(head, split, _left(place))
+    shares = [own.shares for own in splits.values()]
     lines = [head]
     for label, name in enumerate(classes):
         line = _line("")
         line[5:17, 8:22] = colours[label]
         draw_text(line, _cut(name, _NAME - 30), 28)
-        for place, own in enumerate(splits.values()):
-            left, share = _left(place), float(own.shares[label])
+        for place, own in enumerate(shares):
+            left, share = _left(place), float(own[label])
             line[5:17, left : left + round(share * (_SHARE - 80))] = colours[label]
             draw_text(line, f"{share:.2%}", left + round(share * (_SHARE - 80)) + 6)
         lines.append(line)

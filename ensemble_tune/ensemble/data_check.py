@@ -44,12 +44,12 @@ class SplitCheck:
     @property
     def pixels(self) -> npt.NDArray[np.int64]:
         """(256,) pixels of each label, IGNORED among them."""
-        return np.sum([check.counts for check in self.checks], axis=0, dtype=np.int64)
+        return np.array([check.counts for check in self.checks]).sum(0)
 
     @property
     def holding(self) -> npt.NDArray[np.int64]:
         """(256,) frames that hold each label."""
-        return np.sum([check.counts > 0 for check in self.checks], axis=0, dtype=np.int64)
+        return np.array([check.counts > 0 for check in self.checks]).sum(0)
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -84,7 +84,7 @@ def _fitted(weights: Tensor, wanted: Tensor | None) -> Tensor:
     of_pictures = weights.ndim == 4 and weights.shape[1] == _PICTURE
     if wanted is None or not of_pictures or wanted.ndim != 4 or wanted.shape[1] == _PICTURE:
         return weights
-    return cast(Tensor, adapt_input_conv(wanted.shape[1], weights))
+    return adapt_input_conv(wanted.shape[1], weights)
 
 
 def _published(encoder: str) -> list[str]:

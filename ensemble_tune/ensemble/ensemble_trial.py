@@ -83,5 +83,5 @@ class EnsembleTrial:
                 image = frames.images.shown(read_pixels(frames.images, paths[name]))
             else:  # a tile: its image may be too large to be decoded for each of them
                 shape = (truth.shape[0], truth.shape[1])
-                image = frames.images.shown(resized(np.array(frames.image(row)), shape))
+                image = frames.images.shown(resized(frames.image(row), shape))
             write_overlay(picture, image, labels, frames.classes, truth)

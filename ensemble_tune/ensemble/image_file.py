@@ -21,6 +21,8 @@ D = TypeVar("D", Pixels, Deep)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 """The endings of files that are read as images, in lower case."""
 
+_TOGETHER = 4
+"""Channels that OpenCV resizes at once."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GREY = 0
 """PNG's colour type of one channel without a palette."""
@@ -39,8 +41,11 @@ def read_mask(path: Path) -> Pixels:
 def resized(image: D, size: tuple[int, int]) -> D:
     """An image (H, W, C) at another height and width in pixels: averaged where it shrinks, else interpolated."""
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return cast(D, scaled.reshape(*size, image.shape[2]))  # OpenCV drops an axis of one channel
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    parts = [image[..., start : start + _TOGETHER] for start in range(0, image.shape[2], _TOGETHER)]
+    # OpenCV drops an axis of one channel.
+    scaled = [cv2.resize(part, size[::-1], interpolation=how).reshape(*size, part.shape[2]) for part in parts]
+    return cast(D, scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=2))
 
 
 def mask_shape(path: Path) -> tuple[int, int]:

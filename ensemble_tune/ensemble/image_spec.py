@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ensemble_tune.ensemble.image_file import Deep, Pixels
 from ensemble_tune.errors import DataError, suggest
+
+if TYPE_CHECKING:
+    from ensemble_tune.ensemble.image_file import Deep, Pixels
 
 MOST_CHANNELS = 64
 _KEYS = ("channels", "bits", "mean", "std")
@@ -80,10 +82,11 @@ class ImageSpec:
         """
         if self.plain:
             return pixels.astype(np.uint8, copy=False)
-        chosen = pixels[..., :3] if self.channels >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
+        places = [0, 1, 2] if self.channels >= 3 else [0, 0, 0]
+        chosen = np.asarray(pixels[..., places], np.float64)
         low, high = np.percentile(chosen, _BOUNDS, axis=(0, 1))
         stretched = (chosen - low) / np.maximum(high - low, 1) * 255
-        return stretched.clip(0, 255).astype(np.uint8)
+        return np.asarray(stretched.clip(0, 255), np.uint8)
 
 
 RGB = ImageSpec()

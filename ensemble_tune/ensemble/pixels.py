@@ -35,7 +35,7 @@ def decode_pixels(spec: ImageSpec, path: Path, data: bytes) -> Deep:
     if data.startswith(_TIFF):
         pixels = _decode_tiff(path, data)
         if spec.plain and pixels.dtype == np.uint8 and pixels.shape[2] == 1:
-            pixels = np.repeat(pixels, 3, axis=2)
+            pixels = cast(Deep, np.repeat(pixels, 3, axis=2))
     elif spec.plain:
         return decode_image(path, data)
     else:
@@ -71,14 +71,21 @@ def _decode_any(path: Path, data: bytes) -> Deep:
 def _decode_tiff(path: Path, data: bytes) -> Deep:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            series = file.series[0]
-            pixels, axes = series.asarray(), series.axes
+            first = file.series[0]
+            # Pages that were written one by one count as images of their own; smaller ones are previews.
+            pages = [each for each in file.series if (each.axes, each.shape, each.dtype) == ("YX", *_kind(first))]
+            axes = first.axes
+            pixels = np.stack([page.asarray() for page in pages], axis=2) if axes == "YX" else first.asarray()
     except Exception as error:  # tifffile raises whatever a broken file leads to
-        raise DataError(f"{path} is no readable TIFF file: {error or type(error).__name__}") from error
-    if axes == "YX":
-        pixels = pixels[..., None]
-    elif axes in _CHANNELS_FIRST:
+        raise DataError(
+            f"{path} is no readable TIFF file: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+    if axes in _CHANNELS_FIRST:
         pixels = np.moveaxis(pixels, 0, 2)
-    elif axes != "YXS":
+    elif axes not in ("YX", "YXS"):
         raise DataError(f"{path} holds more than one image: its axes are {axes}; write height, width and channels")
     return cast(Deep, np.ascontiguousarray(pixels))
+
+
+def _kind(series: tifffile.TiffPageSeries) -> tuple[object, object]:
+    return series.shape, series.dtype

@@ -91,7 +91,8 @@ def draw(groups: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[
     left = sorted(rows, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
     drawn = {}
     for number, split in enumerate(sorted(shares, key=SPLITS.index, reverse=True)):
-        wanted, taken, size = shares[split] * len(groups), [], 0
+        wanted, size = shares[split] * len(groups), 0
+        taken: list[str] = []
         kept = len(shares) - number  # a group for each split that is still to come
         for group in left:
             nearer = abs(size + len(rows[group]) - wanted) < abs(size - wanted)

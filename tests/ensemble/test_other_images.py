@@ -98,7 +98,7 @@ def test_frames_keep_all_bits_and_the_digest_tells_what_they_are(root: Path, tmp
 def test_contact_sheets_show_them(root: Path, tmp_path: Path) -> None:
     write_contact_sheet(tmp_path / "sheet.png", check_data(root))
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert np.unique(sheet.reshape(-1, 3), axis=0).shape[0] > 500
+    assert len(np.unique(sheet @ np.array([1 << 16, 1 << 8, 1]))) > 500
 
 
 def test_networks_see_them_by_their_own_mean_and_deviation() -> None:
@@ -107,8 +107,7 @@ def test_networks_see_them_by_their_own_mean_and_deviation() -> None:
     torch.testing.assert_close(Normalise(SPEC)(images), (images - mean) / std)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
-@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v2", "tu-test_efficientnet"])
+@pytest.mark.parametrize(("encoder", "channels"), [("resnet18", 1), ("mobilenet_v2", 2), ("tu-test_efficientnet", 5)])
 def test_any_number_of_channels_is_built_and_checked(encoder: str, channels: int) -> None:
     config = BaseConfig(encoder=encoder, size=(64, 64), batch_size=2)
     images = ImageSpec(channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -124,7 +123,7 @@ def test_any_number_of_channels_is_built_and_checked(encoder: str, channels: int
 def test_weights_for_pictures_are_fitted_to_other_channels(tmp_path: Path, channels: int) -> None:
     config = BaseConfig(encoder="resnet18", size=(64, 64), batch_size=2)
     trained = build_base_model(config, 2).network.encoder.state_dict()
-    save_file(trained, tmp_path / "weights.safetensors")
+    save_file({name: value.contiguous() for name, value in trained.items()}, tmp_path / "weights.safetensors")
     images = ImageSpec(channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
     config = BaseConfig(
         encoder="resnet18", size=(64, 64), batch_size=2, encoder_weights=str(tmp_path / "weights.safetensors")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from ensemble_tune.ensemble.image_file import decode_image
+from ensemble_tune.ensemble.image_file import decode_image, resized
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.pixels import read_pixels, usable
 from ensemble_tune.errors import DataError
@@ -22,14 +22,11 @@ def pixels(channels: int, bits: int = 8) -> np.ndarray:
     return RNG.integers(0, 2**bits, (HEIGHT, WIDTH, channels), np.uint16).astype(np.uint8 if bits == 8 else np.uint16)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("channels", "bits"), [(1, 8), (1, 16), (3, 16), (4, 8), (4, 16)])
 def test_png_keeps_channels_bits_and_their_order(tmp_path: Path, channels: int, bits: int) -> None:
-    if (channels, bits) == (3, 8):
-        pytest.skip("a picture")
     image = pixels(channels, bits)
-    turned = {1: image[..., 0], 3: image[..., ::-1], 4: image[..., [2, 1, 0, 3]]}[channels]
-    cv2.imwrite(str(tmp_path / "a.png"), turned)
+    blue_first = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    cv2.imwrite(str(tmp_path / "a.png"), image[..., blue_first])
     read = read_pixels(kind(channels, bits), tmp_path / "a.png")
     assert read.dtype == image.dtype and np.array_equal(read, image)
 
@@ -48,12 +45,26 @@ def test_tiff_keeps_channels_and_bits(
     assert read.dtype == image.dtype and np.array_equal(read, image)
 
 
-def test_pages_of_a_tiff_are_bands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_pages_of_a_tiff_are_bands(tmp_path: Path, contiguous: bool) -> None:
     image = pixels(4, 16)
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for band in range(4):
-            file.write(image[..., band], photometric="minisblack", contiguous=True)
+            file.write(image[..., band], photometric="minisblack", contiguous=contiguous)
+        file.write(image[::2, ::2, 0], photometric="minisblack", subfiletype=1)  # a preview
     assert np.array_equal(read_pixels(kind(4, 16), tmp_path / "a.tif"), image)
+    with pytest.raises(DataError, match="holds 4 channels of 16 bits, not 1 of 16"):
+        read_pixels(kind(1, 16), tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("size", [(5, 7), (9, 5), (25, 20)])
+@pytest.mark.parametrize(("channels", "bits"), [(1, 8), (3, 8), (5, 16), (13, 8)])
+def test_any_number_of_channels_is_resized_each_as_if_alone(channels: int, bits: int, size: tuple[int, int]) -> None:
+    image = pixels(channels, bits)
+    scaled = resized(image, size)
+    assert scaled.shape == (*size, channels) and scaled.dtype == image.dtype
+    for channel in range(channels):
+        assert np.array_equal(scaled[..., [channel]], resized(image[..., [channel]], size))
 
 
 def test_a_picture_may_be_a_tiff_and_grey_becomes_one(tmp_path: Path) -> None:

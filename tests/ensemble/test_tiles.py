@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiles import CLASSES
 
 from ensemble_tune.ensemble.base_trial import BaseTrial
+from ensemble_tune.ensemble.blend import tiled_labels
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.dataset import open_dataset
 from ensemble_tune.ensemble.disk_cache import DiskCache
@@ -19,7 +20,7 @@ from ensemble_tune.ensemble.frames import load_frames
 from ensemble_tune.ensemble.labels import IGNORED
 from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.stage_data import StageData
-from ensemble_tune.ensemble.tiles import Tiles, starts, tiled_labels
+from ensemble_tune.ensemble.tiles import Tiles, starts
 from ensemble_tune.errors import ConfigError, DataError
 
 SIZES = ((96, 80), (70, 130), (40, 40), (64, 64))
