@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble_tune.ensemble.base_model import check_base_model
 from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig, format_size, parse_size
-from ensemble_tune.ensemble.image_file import read_image
+from ensemble_tune.ensemble.image_file import mask_shape
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.export import exported_trials
@@ -81,9 +81,10 @@ def search_base(
 
 
 def own_size(data: StageData) -> str:
-    """The size of the first training frame, as text."""
-    height, width = read_image(data.dataset().splits["train"][0].image).shape[:2]
-    return format_size((height, width))
+    """The size of the first training frame, or of its tiles, as text."""
+    dataset = data.dataset()
+    shape = mask_shape(dataset.splits["train"][0].mask)
+    return format_size(shape if dataset.spec.tiles is None else dataset.spec.tiles.within(shape))
 
 
 def epoch_seconds(
@@ -128,4 +129,4 @@ def _check(space: SearchSpace, data: StageData) -> None:
     for values in space.combinations(_BUILT):
         config = BaseConfig.from_params(fixed | values)
         data.check(config)
-        check_base_model(config)
+        check_base_model(config, data.dataset().spec.images)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ensemble_tune.cli_cluster import cluster_app
+from ensemble_tune.cli_data import data_app
 from ensemble_tune.cli_options import (
     Bases,
     Cpu,
@@ -58,6 +59,7 @@ app = typer.Typer(
 search_app = typer.Typer(help="Search one stage: base models, or fusions of them.", no_args_is_help=True)
 app.add_typer(search_app, name="search")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(data_app, name="data")
 
 
 _INTERRUPTED = 130

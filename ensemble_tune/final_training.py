@@ -51,21 +51,20 @@ def train(
     settings'. Members, folds and fusion are trials in settings.out's ledger, so an interrupted training goes on. Raises
     an EnsembleTuneError for whatever a user can mend.
     """
-    for base in manifest.bases:
-        check_base_model(base)
     settings = replace(settings, folds=manifest.folds, split=manifest.split)
     data = settings.stage_data(with_val=with_val)
+    spec = data.dataset().spec
     for base in manifest.bases:
+        check_base_model(base, spec.images)
         data.check(base)
     if manifest.fusion.trained:
         data.check(manifest.fusion)
-    classes = data.dataset().spec.classes
-    if manifest.classes and manifest.classes != classes:
+    if manifest.classes and manifest.classes != spec.classes:
         raise RunError(
-            f"the manifest's classes are {', '.join(manifest.classes)}, but the data has {', '.join(classes)}; "
+            f"the manifest's classes are {', '.join(manifest.classes)}, but the data has {', '.join(spec.classes)}; "
             "give the data that the manifest was exported from"
         )
-    manifest = replace(manifest, classes=classes)
+    manifest = replace(manifest, classes=spec.classes, images=spec.images, tiles=spec.tiles)
     store = PredictionStore((run or settings.out).absolute() / PREDICTIONS, data)
     if with_val or manifest.data_digest != data.dataset().digest:
         run = None  # that run saw other frames

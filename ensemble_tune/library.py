@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.pieces import piece_counts
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
 from ensemble_tune.ensemble.selection import PixelSample, greedy_weights
 from ensemble_tune.ensemble.stage_data import StageData
@@ -158,7 +159,8 @@ def predict(
 def _predicted_bytes(data: StageData, config: BaseConfig) -> int:
     """What a model's predictions of val take."""
     dataset = data.dataset()
-    return len(dataset.splits["val"]) * len(dataset.spec.classes) * config.size[0] * config.size[1]
+    frames = sum(piece_counts(dataset, dataset.splits["val"]))
+    return frames * len(dataset.spec.classes) * config.size[0] * config.size[1]
 
 
 def _sample(settings: Settings, data: StageData, library: Sequence[TrialRecord]) -> PixelSample:

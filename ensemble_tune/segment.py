@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, read_image, resized
+from ensemble_tune.ensemble.blend import tiled_labels
+from ensemble_tune.ensemble.image_file import Deep, resized
 from ensemble_tune.ensemble.overlay import write_mask, write_overlay
-from ensemble_tune.ensemble.scoring import labels_at
+from ensemble_tune.ensemble.pixels import FILE_SUFFIXES, read_pixels, usable
+from ensemble_tune.ensemble.scoring import logits_at
 from ensemble_tune.ensemble.stage_data import as_images
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.ensemble.trained_ensemble import MANIFEST_FILE, TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError, RunError
 from ensemble_tune.final_training import ENSEMBLE_FOLDER
@@ -23,9 +27,10 @@ def segment_images(
     """Writes a mask of class indices for every image, at its own size; yields each mask's path.
 
     ensemble: what `train` wrote to, here or in an object store. images: a folder or one image; sizes may differ, since
-    each is brought to the ensemble's working size and its logits back. overlays: a picture to look at beside each mask.
-    Raises DataError for images that cannot be read, RunError or ConfigError for an ensemble that cannot, or an `out`
-    of no use.
+    each is brought to the ensemble's working size and its logits back. Where the data set has tiles, a larger image is
+    seen tile by tile, so that what networks need is bounded, and the answers are blended where tiles overlap. overlays:
+    a picture to look at beside each mask. Raises DataError for images that cannot be read, RunError or ConfigError for
+    an ensemble that cannot, or an `out` of no use.
     """
     for place, name in ((images, "images"), (out, "--out")):
         if not isinstance(location(place), Path):
@@ -40,16 +45,22 @@ def segment_images(
     make_folder(out)
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     model.to(device)
-    for path in paths:
-        image = read_image(path)
-        working = resized(image, model.manifest.fusion.size)
+    kind, tiles, size = model.manifest.images, model.manifest.tiles, model.manifest.fusion.size
+
+    def logits_of(image: Deep) -> Tensor:
+        """Logits of an image or a tile, at its own size."""
         with torch.inference_mode():
-            logits = model(as_images([working]).to(device))[0]
-        labels = labels_at(logits, image.shape[:2]).to(torch.uint8).cpu().numpy()
+            working = as_images([resized(image, size)]).to(device)
+            return logits_at(model(working)[0], image.shape[:2])
+
+    for path in paths:
+        image = read_pixels(kind, path)
+        labels = tiled_labels(logits_of, image, tiles or Tiles(size=image.shape[:2], overlap=0))
         target = out / f"{path.stem}.png"
         write_mask(target, labels)
         if overlays:
-            write_overlay(out / "overlays" / f"{path.stem}.jpg", image, labels, model.manifest.classes, None)
+            picture = out / "overlays" / f"{path.stem}.jpg"
+            write_overlay(picture, kind.shown(image), labels, model.manifest.classes, None)
         yield target
 
 
@@ -73,9 +84,9 @@ def _images(images: Path) -> list[Path]:
         return [images]
     if not images.is_dir():
         raise DataError(f"images are a folder or a file, but nothing is at {images}; check the path")
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = usable(sorted(images.iterdir()))
     if not found:
-        raise DataError(f"no image is in {images}; its files must end in {', '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"no image is in {images}; its files must end in {', '.join(FILE_SUFFIXES)}")
     stems: dict[str, Path] = {}
     for path in found:
         if path.stem in stems:

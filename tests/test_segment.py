@@ -1,3 +1,5 @@
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,8 +11,10 @@ from tiny_run import Finished
 
 from ensemble_tune.ensemble.frames import load_frames
 from ensemble_tune.ensemble.image_file import read_image
+from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError, RunError
 from ensemble_tune.segment import segment_images
@@ -159,3 +163,42 @@ def test_a_manifest_written_by_hand_is_no_trained_ensemble(tmp_path: Path) -> No
     (tmp_path / "ensemble.toml").write_text("[[bases]]")
     with pytest.raises(RunError, match="names no classes, so it is of no trained ensemble; train it first"):
         list(segment_images(tmp_path, _write(tmp_path / "photos" / "a.png", 40, 50), tmp_path / "masks"))
+
+
+@pytest.fixture
+def tiled(ensemble: Path, tmp_path: Path) -> Path:
+    """The ensemble as if its data set had been cut into tiles."""
+    shutil.copytree(ensemble / "ensemble", tmp_path / "tiled")
+    manifest = EnsembleManifest.load(tmp_path / "tiled" / "ensemble.toml")
+    replace(manifest, tiles=Tiles(size=(64, 64), overlap=16)).save(tmp_path / "tiled" / "ensemble.toml")
+    return tmp_path / "tiled"
+
+
+def test_an_image_that_fits_a_tile_is_segmented_as_it_is_without_tiles(
+    ensemble: Path, tiled: Path, tmp_path: Path
+) -> None:
+    for name, size in (("own", (64, 64)), ("small", (40, 50))):
+        _write(tmp_path / "photos" / f"{name}.png", *size)
+    for folder, model in (("whole", ensemble), ("cut", tiled)):
+        list(segment_images(model, tmp_path / "photos", tmp_path / folder))
+    for mask in (tmp_path / "whole").iterdir():
+        assert np.array_equal(_mask(mask), _mask(tmp_path / "cut" / mask.name))
+
+
+def test_a_large_image_is_seen_tile_by_tile_and_every_tile_agrees_with_itself_alone(
+    tiled: Path, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a network needs is bounded by the tile, however large the image; far from other tiles it decides alone."""
+    frames = [read_image(path)[..., ::-1] for path in sorted((tiles / "train").iterdir())[:12]]
+    sheet = np.concatenate([np.concatenate(frames[start : start + 4], axis=1) for start in (0, 4, 8)])
+    cv2.imwrite(str(tmp_path / "large.png"), sheet)
+    seen = set()
+    forward = TrainedEnsemble.forward
+    monkeypatch.setattr(
+        TrainedEnsemble, "forward", lambda self, images: (seen.add(tuple(images.shape)), forward(self, images))[1]
+    )
+    (mask,) = segment_images(tiled, tmp_path / "large.png", tmp_path / "masks")
+    assert _mask(mask).shape == (192, 256) and seen == {(1, 3, 32, 32)}
+    cv2.imwrite(str(tmp_path / "corner.png"), sheet[:64, :64])
+    (corner,) = segment_images(tiled, tmp_path / "corner.png", tmp_path / "masks")
+    assert np.array_equal(_mask(corner)[:40, :40], _mask(mask)[:40, :40])

@@ -6,9 +6,13 @@ from typing import overload
 
 import albumentations as A
 import cv2
+import numpy as np
 
 from ensemble_tune.ensemble.frames import IGNORED
-from ensemble_tune.ensemble.image_file import Pixels
+from ensemble_tune.ensemble.image_file import Deep, Pixels
+
+_PICTURE = 3
+"""Channels of an image that has a hue."""
 
 
 class Augment:
@@ -37,35 +41,38 @@ class Augment:
             ],
             additional_targets={"maps": "image"},
         )
-        self._light = A.Compose(
-            [
-                A.RandomBrightnessContrast(brightness_limit=0.4 * strength, contrast_limit=0.4 * strength, p=0.8),
-                A.HueSaturationValue(
-                    hue_shift_limit=10 * strength, sat_shift_limit=40 * strength, val_shift_limit=0, p=0.5
-                ),
-            ]
+        light = A.RandomBrightnessContrast(brightness_limit=0.4 * strength, contrast_limit=0.4 * strength, p=0.8)
+        hue = A.HueSaturationValue(
+            hue_shift_limit=10 * strength, sat_shift_limit=40 * strength, val_shift_limit=0, p=0.5
         )
+        self._light = {True: A.Compose([light, hue]), False: A.Compose([light])}
+        """Of pictures, and of images that have no hue."""
 
     @overload
-    def __call__(self, image: Pixels, label: Pixels, seed: int) -> tuple[Pixels, Pixels]: ...
+    def __call__(self, image: Deep, label: Pixels, seed: int) -> tuple[Deep, Pixels]: ...
 
     @overload
-    def __call__(self, image: Pixels, label: Pixels, seed: int, maps: Pixels) -> tuple[Pixels, Pixels, Pixels]: ...
+    def __call__(self, image: Deep, label: Pixels, seed: int, maps: Pixels) -> tuple[Deep, Pixels, Pixels]: ...
 
     def __call__(
-        self, image: Pixels, label: Pixels, seed: int, maps: Pixels | None = None
-    ) -> tuple[Pixels, Pixels] | tuple[Pixels, Pixels, Pixels]:
+        self, image: Deep, label: Pixels, seed: int, maps: Pixels | None = None
+    ) -> tuple[Deep, Pixels] | tuple[Deep, Pixels, Pixels]:
         """The frame varied by `seed`.
 
-        image: (h, w, 3) uint8 RGB. label: (h, w) uint8. maps: (h, w, K) uint8 such as predictions, moved with the image
-        but not relit. Returns image and label, and maps where given; outside the frame image and maps are 0, the label
-        is IGNORED.
+        image: (h, w, C), of which uint8 of three channels is RGB. label: (h, w) uint8. maps: (h, w, K) uint8 such as
+        predictions, moved with the image but not relit. Returns image and label, and maps where given; outside the
+        frame image and maps are 0, the label is IGNORED.
         """
         if self.strength > 0:
+            picture = image.dtype == np.uint8 and image.shape[2] == _PICTURE
+            # The library knows pictures, and numbers from 0 to 1.
+            shown = image if picture else image.astype(np.float32) / np.iinfo(image.dtype).max
+            light = self._light[picture]
             # A seed for every call: the library's own random stream would depend on what was varied before.
             self._move.set_random_seed(seed)
-            self._light.set_random_seed(seed)
-            moved = self._move(image=image, mask=label, **({} if maps is None else {"maps": maps}))
-            image, label = self._light(image=moved["image"])["image"], moved["mask"]
+            light.set_random_seed(seed)
+            moved = self._move(image=shown, mask=label, **({} if maps is None else {"maps": maps}))
+            shown, label = light(image=moved["image"])["image"], moved["mask"]
             maps = None if maps is None else moved["maps"]
+            image = shown if picture else np.rint(shown * np.iinfo(image.dtype).max).astype(image.dtype)
         return (image, label) if maps is None else (image, label, maps)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ensemble_tune.ensemble.config import BaseConfig, Precision, format_size
 from ensemble_tune.ensemble.encoder_weights import check_encoder_weights, is_hub_name, load_encoder_weights
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.layers import speed_up
 from ensemble_tune.ensemble.precision import autocast
 from ensemble_tune.errors import ConfigError, suggest
@@ -27,16 +28,19 @@ _STRIDE = 32
 
 
 class Normalise(nn.Module):
-    """Frames as networks expect them, by the mean and deviation of ImageNet's pixels."""
+    """Frames as networks expect them, by the mean and deviation of ImageNet's pixels, or of the data set's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: ImageSpec = RGB) -> None:
         super().__init__()
+        mean, std = 255 * torch.tensor(IMAGENET_MEAN), 255 * torch.tensor(IMAGENET_STD)
+        if images.mean is not None and images.std is not None:
+            mean, std = torch.tensor(images.mean), torch.tensor(images.std)
         # Not saved with the weights: they are constants, not something learnt.
-        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("scale", 1 / (255 * torch.tensor(IMAGENET_STD).view(3, 1, 1)), persistent=False)
+        self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / std.view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, h, w) RGB in 0..255, of any type, to float32 of the same shape."""
+        """Pixels (B, C, h, w) in the data set's own units, of any type, to float32 of the same shape."""
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
         return (pixels - cast(Tensor, self.mean)) * cast(Tensor, self.scale)
 
@@ -48,14 +52,14 @@ class BaseModel(nn.Module):
     scoring and segmenting cannot differ.
     """
 
-    def __init__(self, network: nn.Module, precision: Precision) -> None:
+    def __init__(self, network: nn.Module, precision: Precision, images: ImageSpec = RGB) -> None:
         super().__init__()
-        self.normalise = Normalise()
+        self.normalise = Normalise(images)
         self.network = network
         self.precision = precision
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, h, w), uint8 RGB of any size, to logits (B, C, h, w), float32."""
+        """Pixels (B, K, h, w), such as uint8 RGB, of any size, to logits (B, C, h, w), float32."""
         height, width = images.shape[-2:]
         pixels = F.pad(self.normalise(images), (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
         with autocast(self.precision, images.device):
@@ -64,7 +68,7 @@ class BaseModel(nn.Module):
 
 
 def class_probabilities(model: nn.Module, images: Tensor, *, flip: bool) -> Tensor:
-    """What a base model makes of images (B, 3, h, w): class probabilities (B, C, h, w), float32, summing to 1 over C.
+    """What a base model makes of images (B, K, h, w): class probabilities (B, C, h, w), float32, summing to 1 over C.
 
     flip: whether it sees each image mirrored too; then the mean of both, mirrored back.
     """
@@ -75,9 +79,13 @@ def class_probabilities(model: nn.Module, images: Tensor, *, flip: bool) -> Tens
     return (own + mirrored.flip(-1)) / 2
 
 
-def build_base_model(config: BaseConfig, classes: int, *, pretrained: bool = True) -> BaseModel:
+def build_base_model(
+    config: BaseConfig, classes: int, *, images: ImageSpec = RGB, pretrained: bool = True
+) -> BaseModel:
     """The network of `config`, its initial weights drawn from `config.seed`; on the CPU.
 
+    images: what it sees. For other than three channels pretrained weights of the first layer, which are of red, green
+    and blue, are repeated in turn and scaled by 3 / channels, or summed for one channel: so smp and timm do.
     pretrained: whether `config.encoder_weights` are put in; False where a checkpoint is loaded next, so that a trained
     model needs neither the hub nor the file again. Raises ConfigError if the weights cannot be had or do not fit.
     """
@@ -88,15 +96,15 @@ def build_base_model(config: BaseConfig, classes: int, *, pretrained: bool = Tru
         hub = weights if is_hub_name(config.encoder, weights) else None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        network = _network(config, classes, hub)
+        network = _network(config, classes, images.channels, hub)
     speed_up(network)
     if weights is not None and hub is None:
         load_encoder_weights(network.encoder, config.encoder, Path(weights))
     # Here rather than where it is trained: a model that is only used must round as it did when it was scored.
-    return BaseModel(network, config.precision).to(memory_format=torch.channels_last)
+    return BaseModel(network, config.precision, images).to(memory_format=torch.channels_last)
 
 
-def check_base_model(config: BaseConfig) -> None:
+def check_base_model(config: BaseConfig, images: ImageSpec = RGB) -> None:
     """Raises ConfigError if `config` cannot be built and trained: it is tried without memory or arithmetic.
 
     Finds unknown names with the nearest valid one, encoders that an architecture cannot take, sizes that are too small
@@ -104,34 +112,40 @@ def check_base_model(config: BaseConfig) -> None:
     """
     _check_names(config)
     try:
-        network = _without_memory(config)
+        network = _without_memory(config, images.channels)
         height, width = (side + -side % _STRIDE for side in config.size)
-        network.train()(torch.empty(config.batch_size, 3, height, width, device="meta"))
+        network.train()(torch.empty(config.batch_size, images.channels, height, width, device="meta"))
     except Exception as error:  # smp and timm raise whatever comes to hand; each means "not this combination"
-        raise ConfigError(_reason(config, error)) from error
+        raise ConfigError(_reason(config, images.channels, error)) from error
     if config.encoder_weights is not None:
         check_encoder_weights(config.encoder, config.encoder_weights)
         if not is_hub_name(config.encoder, config.encoder_weights):
-            build_base_model(config, classes=2)
+            build_base_model(config, classes=2, images=images)
 
 
-def _network(config: BaseConfig, classes: int, hub_weights: str | None) -> smp.base.SegmentationModel:
+def _network(config: BaseConfig, classes: int, channels: int, hub_weights: str | None) -> smp.base.SegmentationModel:
     options = {} if config.decoder_attention is None else {"decoder_attention_type": config.decoder_attention}
     return smp.create_model(
-        config.architecture, config.encoder, encoder_weights=hub_weights, in_channels=3, classes=classes, **options
+        config.architecture,
+        config.encoder,
+        encoder_weights=hub_weights,
+        in_channels=channels,
+        classes=classes,
+        **options,
     )
 
 
-def _without_memory(config: BaseConfig) -> nn.Module:
+def _without_memory(config: BaseConfig, channels: int) -> nn.Module:
     """The network of `config` with shapes but no numbers."""
     try:
         with torch.device("meta"):
-            return cast(nn.Module, _network(config, classes=2, hub_weights=None))
+            # Some of smp's first layers for other than three channels take real memory all the same.
+            return cast(nn.Module, _network(config, 2, channels, hub_weights=None).to("meta"))
     except RuntimeError as error:
         # Mix Transformers read the depths of their drop paths out of a tensor, which only real memory allows.
         if "meta tensors" not in str(error):
             raise
-        return cast(nn.Module, _network(config, classes=2, hub_weights=None).to("meta"))
+        return cast(nn.Module, _network(config, 2, channels, hub_weights=None).to("meta"))
 
 
 def _check_names(config: BaseConfig) -> None:
@@ -149,7 +163,7 @@ def _check_names(config: BaseConfig) -> None:
         raise ConfigError(f"no encoder is called {config.encoder!r}; {suggest(config.encoder, known)}")
 
 
-def _reason(config: BaseConfig, error: Exception) -> str:
+def _reason(config: BaseConfig, channels: int, error: Exception) -> str:
     """One line: what cannot be built or trained, why, and what to change."""
     why = " ".join(str(error).split()).rstrip(".")
     model = f"{config.architecture} with the encoder {config.encoder!r}"
@@ -158,16 +172,16 @@ def _reason(config: BaseConfig, error: Exception) -> str:
             f"{model} at size {format_size(config.size)} needs batches of at least 2 frames, because it normalises "
             f"one value per frame, but batch_size is {config.batch_size}; set it to 2 or more"
         )
-    if _builds_larger(config):
+    if _builds_larger(config, channels):
         return f"{model} cannot work at size {format_size(config.size)}: {why}; try a larger size"
     return f"{model} cannot be built: {why}; choose another of the two, for example unet with resnet18"
 
 
-def _builds_larger(config: BaseConfig) -> bool:
+def _builds_larger(config: BaseConfig, channels: int) -> bool:
     """Whether the same network works on larger frames."""
     try:
         larger = dataclasses.replace(config, size=(512, 512), batch_size=2, encoder_weights=None)
-        _without_memory(larger).train()(torch.empty(2, 3, 512, 512, device="meta"))
+        _without_memory(larger, channels).train()(torch.empty(2, channels, 512, 512, device="meta"))
     except Exception:  # as above
         return False
     return True

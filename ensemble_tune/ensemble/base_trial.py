@@ -64,8 +64,10 @@ class BaseTrial:
         training = frames.subset((fold_of != fold).nonzero()[0])
         scored = frames.subset((fold_of == fold).nonzero()[0]) if fold else self.data.held_out(config.size)
         start = self.starts.get(member) if fold == 0 else None
-        model = build_base_model(config, len(frames.classes), pretrained=start is None and resume is None)
-        megabytes = cache(lambda: inference_bytes(model, (1, 3, *config.size)) / 1e6)
+        model = build_base_model(
+            config, len(frames.classes), images=frames.images, pretrained=start is None and resume is None
+        )
+        megabytes = cache(lambda: inference_bytes(model, (1, frames.images.channels, *config.size)) / 1e6)
 
         def score(model: nn.Module) -> dict[str, float]:
             if scored is None:

@@ -5,42 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT
+from ensemble_tune.ensemble.fault import Fault, refuse
 from ensemble_tune.ensemble.fetched_once import fetched_data
 from ensemble_tune.ensemble.folds import natural_order
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, decode_image, decode_mask, read_bytes
-from ensemble_tune.ensemble.split import Split, hold_out
+from ensemble_tune.ensemble.frame_check import check_frames, faults_in
+from ensemble_tune.ensemble.frame_files import LAYOUT, Frame, Splits, find_frames
+from ensemble_tune.ensemble.pool import draw
+from ensemble_tune.ensemble.split import HELD_OUT, Split, hold_out
 from ensemble_tune.ensemble.synthetic import synthetic_folder
-from ensemble_tune.errors import DataError
+from ensemble_tune.errors import ConfigError, DataError
 from ensemble_tune.storage import Location, location, named_as, write_text
 
-__all__ = ["Dataset", "DatasetSpec", "Frame", "open_dataset"]
-
-_LAYOUT = (
-    f"a data set is a folder with train/ (images) and trainannot/ (masks), or with a {SPEC_FILE} that names its own"
-)
-_READERS = 4
-_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One image with its mask."""
-
-    name: str
-    """The file name without its ending; unique in the data set."""
-    sequence: str
-    image: Path
-    mask: Path
+__all__ = ["Dataset", "DatasetSpec", "Frame", "data_folder", "held_out", "open_dataset", "unmeasured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +31,7 @@ class Dataset:
 
     spec: DatasetSpec
     root: Path
-    splits: Mapping[str, tuple[Frame, ...]]
+    splits: Splits
     """Frames by split, sorted by name with numbers in numeric order; in blocks there is `gap` too, which is no split:
     frames that are left out while val is held out."""
     digest: str
@@ -62,7 +44,15 @@ class Dataset:
         return "test" in self.splits
 
     def in_blocks(self) -> Dataset:
-        """The same frames with train and val pooled, and a block of every sequence as val; test stays as it is."""
+        """The same frames with train and val pooled, and a block of every sequence as val; test stays as it is.
+
+        Raises ConfigError where sequences are not to be cut.
+        """
+        if self.spec.whole:
+            raise ConfigError(
+                f"blocks would cut the groups of {self.root}, which stay whole; use --split official, or set "
+                f'groups = "blocks" in {SPEC_FILE}'
+            )
         pooled = sorted((*self.splits["train"], *self.splits["val"]), key=lambda frame: natural_order(frame.name))
         parts = _parts(pooled, "blocks")
         return replace(self, splits={**self.splits, **parts}, digest=f"{self.digest}-blocks")
@@ -76,8 +66,16 @@ def open_dataset(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) 
     built-in scenes, and the files of an object store, of which `limit` bytes.
 
     Without a val split, the last fifth of each training sequence is held out as val: neighbouring frames are
-    near-duplicates, so a random fifth would leak. Of independent frames every fifth is held out.
+    near-duplicates, so a random fifth would leak. Of independent frames every fifth is held out. Of groups that stay
+    whole, as many are held out as hold about a fifth of the frames.
     """
+    place, root = data_folder(data, cache, limit)
+    with named_as(place, root):
+        return _opened(root, cache)
+
+
+def data_folder(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) -> tuple[Location, Path]:
+    """Where a data set is, and the local folder that holds it: the same, or a copy in the cache. Raises DataError."""
     word, _, seed = str(data).partition(":")
     if word == "synthetic":
         if seed and not seed.isdecimal():
@@ -85,75 +83,37 @@ def open_dataset(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) 
         data = synthetic_folder(cache, int(seed or 0))
     place = location(data)
     root = place if isinstance(place, Path) else fetched_data(place, cache, limit)
-    with named_as(place, root):
-        return _opened(root, cache)
+    if not root.is_dir():
+        raise DataError(f"no folder is at {place}; {LAYOUT}")
+    return place, root
 
 
 def _opened(root: Path, cache: Path) -> Dataset:
     """The data set in a local folder. Raises DataError."""
-    if not root.is_dir():
-        raise DataError(f"no folder is at {root}; {_LAYOUT}")
     spec = DatasetSpec.load(root)
-    splits = {split: _pair(root, spec, split) for split in spec.splits}
-    _refuse_doubles(splits)
+    splits, faults = find_frames(root, spec)
+    refuse([*faults, *unmeasured(spec)])
     digest = _checked_digest(root, spec, splits, cache)
     if "val" not in splits:
-        if len(splits["train"]) < 2:
-            raise DataError("train holds a single frame and there is no val split; add frames")
-        parts = _parts(splits["train"], "official")
-        splits |= {name: parts[name] for name in ("train", "val")}
+        splits |= held_out(spec, splits["train"])
     return Dataset(spec=spec, root=root, splits=splits, digest=digest)
 
 
-def _pair(root: Path, spec: DatasetSpec, split: str) -> tuple[Frame, ...]:
-    """A split's frames, image and mask paired by name. Raises DataError."""
-    images, masks = (root / folder for folder in spec.splits[split])
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise DataError(f"{split} needs the folder {folder}, which is not there; {_LAYOUT}")
-    image_files, mask_files = _files(images, IMAGE_SUFFIXES), _files(masks, (".png",))
-    if not image_files:
-        raise DataError(f"{split} is empty: {images} holds no {', '.join(IMAGE_SUFFIXES)} files; {_LAYOUT}")
-    _refuse(f"every image in {images} needs a mask of the same name in {masks}", set(image_files) - set(mask_files))
-    _refuse(f"every mask in {masks} needs an image of the same name in {images}", set(mask_files) - set(image_files))
-    sequences = {name: spec.sequence_of(name) for name in image_files}
-    _refuse(
-        f"every frame name must match the sequence pattern {spec.sequence!r}; "
-        f'write your own, or groups = "none" for independent frames, into {root / SPEC_FILE}',
-        [name for name, sequence in sequences.items() if sequence is None],
-    )
-    ordered = sorted(image_files, key=natural_order)
-    return tuple(Frame(name, sequences[name] or name, image_files[name], mask_files[name]) for name in ordered)
+def unmeasured(spec: DatasetSpec, figures: str = "ensemble-tune data check DIR measures them") -> list[Fault]:
+    """The fault of images of which it is not said how they are brought to the scale of a network."""
+    rule = f"images of other kinds than 8-bit RGB need mean and std under [images] in {SPEC_FILE}; {figures}"
+    return [] if spec.images.measured else [Fault(rule)]
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The folder's files of these endings by name without ending; hidden files are not data. Raises DataError."""
-    found: dict[str, Path] = {}
-    doubles = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            if path.stem in found:
-                doubles.append(path.name)
-            found[path.stem] = path
-    _refuse(f"names in {folder} must differ in more than their ending", doubles)
-    return found
-
-
-def _refuse_doubles(splits: Mapping[str, Sequence[Frame]]) -> None:
-    seen: dict[str, list[str]] = defaultdict(list)
-    for split, frames in splits.items():
-        for frame in frames:
-            seen[frame.name].append(split)
-    doubles = [f"{name} ({' and '.join(where)})" for name, where in seen.items() if len(where) > 1]
-    _refuse("a frame name must stand in one split only", doubles)
-
-
-def _refuse(rule: str, offenders: Sequence[str] | set[str]) -> None:
-    """Raises DataError with the rule, the first offenders and their number, if there is any."""
-    if offenders:
-        shown = ", ".join(sorted(offenders, key=natural_order)[:_SHOWN])
-        more = ", ..." if len(offenders) > _SHOWN else ""
-        raise DataError(f"{rule}; {len(offenders)} break{'s' if len(offenders) == 1 else ''} this: {shown}{more}")
+def held_out(spec: DatasetSpec, frames: Sequence[Frame]) -> dict[str, tuple[Frame, ...]]:
+    """Train and val of the frames of train, where there is no val. Raises DataError where they are too few."""
+    if len(frames) < 2:
+        raise DataError("train holds a single frame and there is no val split; add frames")
+    if spec.whole:
+        rows = draw([frame.sequence for frame in frames], {"val": 1 / HELD_OUT}, 0)
+        return {name: tuple(frames[row] for row in own) for name, own in rows.items()}
+    parts = _parts(frames, "official")
+    return {name: parts[name] for name in ("train", "val")}
 
 
 def _parts(frames: Sequence[Frame], split: Split) -> dict[str, tuple[Frame, ...]]:
@@ -164,14 +124,22 @@ def _parts(frames: Sequence[Frame], split: Split) -> dict[str, tuple[Frame, ...]
 
 
 def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence[Frame]], cache: Path) -> str:
-    """The content digest of a data set whose every file was decoded and fits; reads an unchanged folder once only."""
+    """The content digest of a data set whose every file was decoded and fits; reads an unchanged folder once only.
+
+    Raises DataError where one does not fit.
+    """
     paths = [path for frames in splits.values() for frame in frames for path in (frame.image, frame.mask)]
     stats = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    fingerprint = _digest([str(root.resolve()), stats, spec.to_json()])
+    # Splits of one folder are told apart by where the next one starts, those of several by their paths.
+    starts = [] if spec.pool is None else [[len(frames) for frames in splits.values()]]
+    fingerprint = _digest([str(root.resolve()), stats, spec.to_json(), *starts])
     memo = cache / "checked" / f"{fingerprint}.json"
     digest = _remembered(memo)
     if digest is None:
-        digest = _digest([spec.to_json(), {split: _check(spec, frames) for split, frames in splits.items()}])
+        checks = {split: list(check_frames(spec, frames)) for split, frames in splits.items()}
+        refuse(faults_in([check for own in checks.values() for check in own]))
+        hashes = {s: [(each.name, each.image_hash, each.mask_hash) for each in own] for s, own in checks.items()}
+        digest = _digest([spec.to_json(), hashes])
         write_text(memo, json.dumps({"digest": digest}))
     return digest
 
@@ -183,45 +151,6 @@ def _remembered(memo: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{16}", digest) else None
-
-
-def _check(spec: DatasetSpec, frames: Sequence[Frame]) -> list[tuple[str, str, str]]:
-    """Name, image hash and mask hash of each frame, once all their pixels are found sound. Raises DataError."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        checked = list(readers.map(lambda frame: _check_frame(spec, frame), frames))
-    broken: dict[str, list[str]] = defaultdict(list)
-    for _, breach in checked:
-        if breach is not None:
-            broken[breach[0]].append(breach[1])
-    for rule, offenders in broken.items():
-        _refuse(rule, offenders)
-    return [hashes for hashes, _ in checked]
-
-
-def _check_frame(spec: DatasetSpec, frame: Frame) -> tuple[tuple[str, str, str], tuple[str, str] | None]:
-    """A frame's name and hashes, and the rule that it breaks, if any, with a word on how."""
-    image_bytes, mask_bytes = read_bytes(frame.image), read_bytes(frame.mask)
-    hashes = (frame.name, hashlib.sha256(image_bytes).hexdigest(), hashlib.sha256(mask_bytes).hexdigest())
-    try:
-        image = decode_image(frame.image, image_bytes)
-    except DataError as error:
-        return hashes, ("every image must be a whole, readable PNG or JPEG file", str(error))
-    try:
-        mask = decode_mask(frame.mask, mask_bytes)
-    except DataError as error:
-        return hashes, (
-            "every mask must be a whole PNG file of one channel of 8 bits, its pixels the labels",
-            str(error),
-        )
-    if image.shape[:2] != mask.shape:
-        sizes = " and ".join(f"{height}x{width}" for height, width in (image.shape[:2], mask.shape))
-        return hashes, ("an image and its mask must have the same size", f"{frame.name} ({sizes})")
-    last = len(spec.classes) - 1
-    foreign = [int(label) for label in np.unique(mask) if label > last and label != spec.ignored]
-    if foreign:
-        unlabelled = "" if spec.ignored is None else f", or {spec.ignored} for unlabelled"
-        return hashes, (f"labels must be 0..{last}{unlabelled}", f"{frame.name} ({', '.join(map(str, foreign[:3]))})")
-    return hashes, None
 
 
 def _digest(content: object) -> str:

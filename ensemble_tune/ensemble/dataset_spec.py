@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ensemble_tune.ensemble.dataset_toml import read_fields
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
+from ensemble_tune.ensemble.palette import Palette
+from ensemble_tune.ensemble.pool import Pool
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.errors import DataError, suggest
 
 SPEC_FILE = "dataset.toml"
@@ -31,6 +36,14 @@ CAMVID_IGNORED = 11
 CAMVID_SEQUENCE = r"(?P<sequence>[^_]+)_f?(?P<index>\d+)"
 """Matches 0001TP_006690, 0006R0_f00930 and 0016E5_00390."""
 CAMVID_SPLITS = {split: (split, f"{split}annot") for split in ("train", "val", "test")}
+_YOUNGER: Mapping[str, Any] = {
+    "palette": None,
+    "mask_suffix": "",
+    "whole": False,
+    "pool": None,
+    "images": None,
+    "tiles": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,40 +59,60 @@ class DatasetSpec:
     small: tuple[str, ...] = ()
     """The classes whose mean IoU is reported as small_miou."""
     splits: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(CAMVID_SPLITS))
-    """Folder of images and folder of masks of train and, where there are any, val and test, relative to the root."""
+    """Folder of images and folder of masks of train and, where there are any, val and test, relative to the root; empty
+    where there is a pool."""
     sequence: str | None
     """Regular expression for a whole frame name, with a group called sequence; None where frames are independent."""
+    palette: Palette | None = None
+    """What the colours of masks mean; None where their values are the labels."""
+    mask_suffix: str = ""
+    """What the name of a mask has behind the name of its frame, such as _L."""
+    whole: bool = False
+    """Whether the frames of a sequence (a patient, a site) stay together, in one split and one fold; else blocks of a
+    sequence (a video) may be held out."""
+    pool: Pool | None = None
+    """Where all splits share a folder, how it is divided."""
+    images: ImageSpec = RGB
+    """What the pixels of images are."""
+    tiles: Tiles | None = None
+    """How images are cut that are too large to be seen at once; None takes all of them whole."""
 
     def __post_init__(self) -> None:
+        broken = list(self._broken())
+        if broken:
+            raise DataError("; ".join(broken))
+
+    def _broken(self) -> Iterator[str]:
+        """The rules that it breaks, with values and remedies."""
         if not 2 <= len(set(self.classes)) == len(self.classes) <= 255:
-            raise DataError(f"classes must be 2 to 255 different names, but got {list(self.classes)}")
+            yield f"classes must be 2 to 255 different names, but got {list(self.classes)}"
         if self.ignored is not None and not len(self.classes) <= self.ignored <= 255:
             last = len(self.classes) - 1
-            raise DataError(
-                f"ignored must be a label within {last + 1}..255, since 0..{last} are classes, but got {self.ignored}"
-            )
+            yield f"ignored must be a label within {last + 1}..255, since 0..{last} are classes, but got {self.ignored}"
         for name in self.small:
             if name not in self.classes:
-                raise DataError(f"small names {name!r}, which is no class; {suggest(name, self.classes)}")
+                yield f"small names {name!r}, which is no class; {suggest(name, self.classes)}"
         for split in self.splits:
             if split not in CAMVID_SPLITS:
-                raise DataError(f"no split is called {split!r}; {suggest(split, CAMVID_SPLITS)}")
-        if "train" not in self.splits:
-            raise DataError("splits has no train; name its folder of images and its folder of masks")
+                yield f"no split is called {split!r}; {suggest(split, CAMVID_SPLITS)}"
+        if self.pool is None and "train" not in self.splits:
+            yield "splits has no train; name its folder of images and its folder of masks"
         if self.sequence is not None:
             try:
                 groups = re.compile(self.sequence).groupindex
             except re.error as error:
-                raise DataError(f"sequence {self.sequence!r} is no regular expression: {error}") from error
-            if "sequence" not in groups:
-                raise DataError(f"sequence must have a group (?P<sequence>...), but got {self.sequence!r}")
+                yield f"sequence {self.sequence!r} is no regular expression: {error}"
+            else:
+                if "sequence" not in groups:
+                    yield f"sequence must have a group (?P<sequence>...), but got {self.sequence!r}"
 
     @classmethod
     def load(cls, root: Path) -> Self:
         """The spec in `root`/dataset.toml, or CamVid's where there is no such file. Raises DataError.
 
-        Keys: classes, and either sequence or groups = "none"; optionally name, ignored, small, and a table
-        splits.train (splits.val, splits.test) with images and masks, which name folders.
+        Keys: classes, and sequence or groups = "none"; optionally name, ignored, small, palette, mask_suffix, groups,
+        images (what an ImageSpec has), tiles (what Tiles have), and splits: tables train, val and test with the folders
+        images and masks, or what a Pool has.
         """
         file = root / SPEC_FILE
         if not file.exists():
@@ -96,7 +129,7 @@ class DatasetSpec:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise DataError(f"cannot read {file}: {error}") from error
         try:
-            return cls(**_fields(root, table))
+            return cls(**{"name": root.name, "splits": _present(root), **read_fields(table)})
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
 
@@ -108,8 +141,13 @@ class DatasetSpec:
         return match.group("sequence") if match else None
 
     def to_json(self) -> dict[str, Any]:
-        """What gives the labels and names their meaning, as plain values: everything but the data set's own name."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        """What gives the labels and names their meaning, as plain values: everything but the data set's own name.
+
+        What is younger than the first data sets is left out where it says nothing, so that their digests stay.
+        """
+        values = {**dataclasses.asdict(self), "images": None if self.images == RGB else dataclasses.asdict(self.images)}
+        silent = [key for key, nothing in _YOUNGER.items() if values[key] == nothing]
+        return {key: value for key, value in values.items() if key not in ("name", *silent)}
 
 
 def _present(root: Path) -> dict[str, tuple[str, str]]:
@@ -119,52 +157,3 @@ def _present(root: Path) -> dict[str, tuple[str, str]]:
         for split, folders in CAMVID_SPLITS.items()
         if split == "train" or any((root / folder).exists() for folder in folders)
     }
-
-
-def _fields(root: Path, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a spec from a parsed dataset.toml. Raises DataError."""
-    keys = ("name", "classes", "ignored", "small", "sequence", "groups", "splits")
-    for key in table:
-        if key not in keys:
-            raise DataError(f"no key is called {key!r}; {suggest(key, keys)}")
-    if "classes" not in table:
-        raise DataError(
-            'classes is missing; list the class names in the order of their labels: classes = ["road", ...]'
-        )
-    if ("sequence" in table) == ("groups" in table):
-        raise DataError('set either sequence, a regular expression, or groups = "none" for independent frames')
-    if table.get("groups", "none") != "none":
-        raise DataError(f'groups must be "none", but got {table["groups"]!r}; for sequences set sequence instead')
-    splits = _typed(table, "splits", dict, "a table", None)
-    return {
-        "name": _typed(table, "name", str, "text", root.name),
-        "classes": _names(table, "classes"),
-        "ignored": _typed(table, "ignored", int, "a label", None),
-        "small": _names(table, "small"),
-        "sequence": _typed(table, "sequence", str, "a regular expression", None),
-        "splits": _present(root) if splits is None else {split: _folders(split, splits[split]) for split in splits},
-    }
-
-
-def _typed(table: Mapping[str, Any], key: str, kind: type, called: str, default: Any) -> Any:
-    value = table.get(key, default)
-    if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise DataError(f"{key} must be {called}, but got {value!r}")
-    return value
-
-
-def _names(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    names = _typed(table, key, list, "a list of class names", [])
-    if not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{key} must be a list of class names, but got {names!r}")
-    return tuple(names)
-
-
-def _folders(split: str, value: Any) -> tuple[str, str]:
-    if (
-        not isinstance(value, dict)
-        or set(value) != {"images", "masks"}
-        or not all(isinstance(f, str) for f in value.values())
-    ):
-        raise DataError(f'splits.{split} must be {{ images = "folder", masks = "folder" }}, but got {value!r}')
-    return value["images"], value["masks"]

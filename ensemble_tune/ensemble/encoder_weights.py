@@ -16,12 +16,15 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ensemble_tune.errors import ConfigError, suggest
 
 _PROBE_SECONDS = 3.0
 _PREFIXES = ("network.encoder.", "model.encoder.", "encoder.")
+_PICTURE = 3
+"""Channels that published weights are for."""
 _HEADS = frozenset({"fc", "_fc", "classifier", "head", "linear", "last_linear"})
 """First parts of the names of an ImageNet classifier's last layer, which a segmentation encoder has no use for."""
 
@@ -56,11 +59,12 @@ def check_encoder_weights(encoder: str, weights: str) -> None:
 def load_encoder_weights(encoder: nn.Module, name: str, file: Path) -> None:
     """Copies the weights in `file` (.safetensors, or a torch state file without code) into an smp encoder.
 
-    Names may carry the prefix of a whole network; a classifier's last layer is left out. Raises ConfigError if the file
-    cannot be read, or if anything else is missing, left over or of another shape.
+    Names may carry the prefix of a whole network; a classifier's last layer is left out, and a first layer for pictures
+    is fitted to an encoder for other channels. Raises ConfigError if the file cannot be read, or if anything else is
+    missing, left over or of another shape.
     """
-    state = _without_prefix(_read(file))
     wanted: Mapping[str, Tensor] = encoder.state_dict()
+    state = {key: _fitted(value, wanted.get(key)) for key, value in _without_prefix(_read(file)).items()}
     # Counters of batches are younger than some published weights, and only matter to a momentum nobody here sets.
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     foreign = [key for key in state if key not in wanted and key.split(".")[0] not in _HEADS]
@@ -73,6 +77,14 @@ def load_encoder_weights(encoder: nn.Module, name: str, file: Path) -> None:
                 f"give a state file of {name!r}, or none"
             )
     encoder.load_state_dict({**wanted, **{key: value for key, value in state.items() if key in wanted}})
+
+
+def _fitted(weights: Tensor, wanted: Tensor | None) -> Tensor:
+    """The weights of a convolution of three channels for those of `wanted`, as smp and timm do; others as they are."""
+    of_pictures = weights.ndim == 4 and weights.shape[1] == _PICTURE
+    if wanted is None or not of_pictures or wanted.ndim != 4 or wanted.shape[1] == _PICTURE:
+        return weights
+    return adapt_input_conv(wanted.shape[1], weights)
 
 
 def _published(encoder: str) -> list[str]:

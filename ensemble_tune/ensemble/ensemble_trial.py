@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import MeanFusion
-from ensemble_tune.ensemble.image_file import read_image
+from ensemble_tune.ensemble.image_file import resized
 from ensemble_tune.ensemble.overlay import write_mask, write_overlay
+from ensemble_tune.ensemble.pixels import read_pixels
 from ensemble_tune.ensemble.scoring import labels_at, score_variants
 from ensemble_tune.ensemble.stage_data import StageData, as_images
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
@@ -78,4 +79,9 @@ class EnsembleTrial:
             labels = labels_at(own, truth.shape).to(torch.uint8).cpu().numpy()
             write_mask(self.pictures / "masks" / f"{name}.png", labels)
             picture = self.pictures / "overlays" / f"{name}.jpg"
-            write_overlay(picture, read_image(paths[name]), labels, frames.classes, truth)
+            if name in paths:
+                image = frames.images.shown(read_pixels(frames.images, paths[name]))
+            else:  # a tile: its image may be too large to be decoded for each of them
+                shape = (truth.shape[0], truth.shape[1])
+                image = frames.images.shown(resized(frames.image(row), shape))
+            write_overlay(picture, image, labels, frames.classes, truth)

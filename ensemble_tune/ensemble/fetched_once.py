@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE
 from ensemble_tune.ensemble.disk_cache import DiskCache
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES
+from ensemble_tune.ensemble.pixels import FILE_SUFFIXES
+from ensemble_tune.ensemble.pool import LIST_SUFFIX
 from ensemble_tune.errors import DataError
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.storage import retried
@@ -35,7 +36,7 @@ def fetched_predictions(folder: ObjectPath, cache: Path, limit: int) -> Path:
 
 
 def fetched_data(folder: ObjectPath, cache: Path, limit: int) -> Path:
-    """A data set: its dataset.toml, and its images and masks, as they are now. cache, limit: as above.
+    """A data set: its dataset.toml, its lists, images and masks, as they are now. cache, limit: as above.
 
     An object counts as another one where its path, its size or its time is another. Raises DataError where there is no
     data set, StorageError where the store fails, ConfigError where it does not fit.
@@ -44,10 +45,10 @@ def fetched_data(folder: ObjectPath, cache: Path, limit: int) -> Path:
     wanted = {
         name: list(each)
         for name, each in sorted(found.items())
-        if name == SPEC_FILE or name.lower().endswith(IMAGE_SUFFIXES)
+        if name == SPEC_FILE or name.lower().endswith((*FILE_SUFFIXES, LIST_SUFFIX))
     }
-    if not wanted:
-        raise DataError(f"no data set is at {folder}: it holds no {', '.join(IMAGE_SUFFIXES)} files; check the address")
+    if not any(name.lower().endswith(FILE_SUFFIXES) for name in wanted):
+        raise DataError(f"no data set is at {folder}: it holds no {', '.join(FILE_SUFFIXES)} files; check the address")
     sizes = {name: size for name, (size, _) in wanted.items()}
     return _kept(
         DiskCache(cache / "data", limit, "the frames' files"),

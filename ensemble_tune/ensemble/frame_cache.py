@@ -7,16 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from ensemble_tune.ensemble.config import format_size
-from ensemble_tune.ensemble.dataset import Dataset, Frame
+from ensemble_tune.ensemble.dataset import Dataset
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DiskCache
-from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, read_mask, resized
+from ensemble_tune.ensemble.image_file import Deep, Pixels, mask_shape, resized
 from ensemble_tune.ensemble.labels import IGNORED, scaled_labels
+from ensemble_tune.ensemble.mask import read_labels
+from ensemble_tune.ensemble.pieces import Piece, piece_counts
+from ensemble_tune.ensemble.pixels import read_pixels
 
 _VERSION = 2
 """Of the files and of how frames are resized; another version is another folder."""
@@ -45,43 +48,48 @@ class Truths:
 class StoredFrames:
     """One split at one working size, memory-mapped."""
 
-    images: Pixels
-    """(N, h, w, 3) RGB."""
+    images: Deep
+    """(N, h, w, C), RGB where C is 3."""
     labels: Pixels
     """(N, h, w) class indices, or IGNORED."""
     truths: Truths
 
 
-def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: DiskCache) -> StoredFrames:
-    """The split's frames out of `cache`, put there first where they are missing or damaged.
+def stored_frames(
+    dataset: Dataset, split: str, pieces: Sequence[Piece], size: tuple[int, int], cache: DiskCache
+) -> StoredFrames:
+    """The split's pieces out of `cache`, put there first where they are missing or damaged.
 
     size: working height and width in pixels. Raises DataError where a file cannot be read any more, ConfigError where
     the cache is too small.
     """
-    frames = dataset.splits[split]
-    names = [frame.name for frame in frames]
+    names = [piece.name for piece in pieces]
     together = next(group for group in _TOGETHER if split in group)
     beside = [_name(dataset, each, of) for each in together for of in ("truth", format_size(size))]
-    truths = _stored_truths(dataset.spec, frames, _name(dataset, split, "truth"), beside, cache)
-    images_shape, labels_shape = (len(frames), *size, 3), (len(frames), *size)
+    truths = _stored_truths(dataset.spec, pieces, _name(dataset, split, "truth"), beside, cache)
+    kind = dataset.spec.images
+    images_shape, labels_shape = (len(pieces), *size, kind.channels), (len(pieces), *size)
 
     def build(folder: Path) -> None:
-        images, labels = _create(folder / "images.npy", images_shape), _create(folder / "labels.npy", labels_shape)
+        images = _create(folder / "images.npy", images_shape, kind.dtype)
+        labels = _create(folder / "labels.npy", labels_shape)
 
-        def fill(row: int) -> None:
-            images[row] = resized(read_image(frames[row].image), size)
-            labels[row] = scaled_labels(truths[row], size)
+        def fill(rows: Sequence[int]) -> None:
+            image = read_pixels(kind, pieces[rows[0]].frame.image)
+            for row in rows:
+                images[row] = resized(pieces[row].of(image), size)
+                labels[row] = scaled_labels(truths[row], size)
 
-        _for_each_row(fill, len(frames))
+        _for_each_frame(fill, pieces)
 
     def read(folder: Path) -> StoredFrames:
-        images, labels = _open(folder / "images.npy", images_shape), _open(folder / "labels.npy", labels_shape)
-        return StoredFrames(images, labels, truths)
+        images = _open(folder / "images.npy", images_shape, kind.dtype)
+        return StoredFrames(images, cast(Pixels, _open(folder / "labels.npy", labels_shape)), truths)
 
     return cache.get(
         _name(dataset, split, format_size(size)),
         names,
-        need=_working_bytes(len(frames), size),
+        need=_working_bytes(dataset, len(pieces), size),
         beside=beside,
         build=build,
         read=read,
@@ -93,14 +101,16 @@ def cached_bytes(dataset: Dataset, size: tuple[int, int]) -> int:
 
     size: height and width in pixels.
     """
-    height, width = mask_shape(dataset.splits["train"][0].mask)
+    first = dataset.splits["train"][0]
+    height, width = mask_shape(first.mask)
     counts = [sum(len(dataset.splits.get(split, ())) for split in together) for together in _TOGETHER]
-    return _working_bytes(max(counts), size) + max(counts) * height * width
+    pieces = piece_counts(dataset, [first])[0]
+    return _working_bytes(dataset, pieces * max(counts), size) + max(counts) * height * width
 
 
-def _working_bytes(frames: int, size: tuple[int, int]) -> int:
-    """Images of three channels and labels."""
-    return frames * size[0] * size[1] * 4
+def _working_bytes(dataset: Dataset, pieces: int, size: tuple[int, int]) -> int:
+    """Images and labels."""
+    return pieces * size[0] * size[1] * (dataset.spec.images.bytes + 1)
 
 
 def _name(dataset: Dataset, split: str, of: str) -> str:
@@ -108,42 +118,55 @@ def _name(dataset: Dataset, split: str, of: str) -> str:
 
 
 def _stored_truths(
-    spec: DatasetSpec, frames: Sequence[Frame], name: str, beside: Sequence[str], cache: DiskCache
+    spec: DatasetSpec, pieces: Sequence[Piece], name: str, beside: Sequence[str], cache: DiskCache
 ) -> Truths:
-    """Full-size labels, which all working sizes of a split share."""
-    shapes = tuple(mask_shape(frame.mask) for frame in frames)
+    """Full-size labels, which all working sizes of a split share; what is another tile's own is IGNORED."""
+    shapes = tuple(piece.shape for piece in pieces)
     ends = tuple(accumulate(height * width for height, width in shapes))
 
     def build(folder: Path) -> None:
-        truths = Truths(_create(folder / "truth.npy", (ends[-1],)), shapes, ends)
+        truths = Truths(cast(Pixels, _create(folder / "truth.npy", (ends[-1],))), shapes, ends)
 
-        def fill(row: int) -> None:
-            mask = read_mask(frames[row].mask)
-            truths[row][...] = mask if spec.ignored is None else np.where(mask == spec.ignored, IGNORED, mask)
+        def fill(rows: Sequence[int]) -> None:
+            labels = read_labels(spec, pieces[rows[0]].frame.mask)
+            for row in rows:
+                tile, own = pieces[row].tile, pieces[row].of(labels)
+                if tile is None:
+                    truths[row][...] = own
+                else:
+                    truths[row][...] = IGNORED
+                    truths[row][tile.core] = own[tile.core]
 
-        _for_each_row(fill, len(frames))
+        _for_each_frame(fill, pieces)
 
     def read(folder: Path) -> Truths:
-        return Truths(_open(folder / "truth.npy", (ends[-1],)), shapes, ends)
+        return Truths(cast(Pixels, _open(folder / "truth.npy", (ends[-1],))), shapes, ends)
 
-    names = [frame.name for frame in frames]
+    names = [piece.name for piece in pieces]
     return cache.get(name, names, need=ends[-1], beside=beside, build=build, read=read)
 
 
-def _for_each_row(fill: Callable[[int], None], rows: int) -> None:
-    """OpenCV decodes and resizes without holding Python's lock, so threads do."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        for _ in readers.map(fill, range(rows)):
+def _for_each_frame(fill: Callable[[Sequence[int]], None], pieces: Sequence[Piece]) -> None:
+    """Calls `fill` with the rows of each frame's pieces.
+
+    OpenCV decodes and resizes without holding Python's lock, so threads do; where frames are large, one at a time.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, piece in enumerate(pieces):
+        rows_of.setdefault(piece.frame.name, []).append(row)
+    large = any(piece.tile is not None for piece in pieces)
+    with ThreadPoolExecutor(1 if large else _READERS) as readers:
+        for _ in readers.map(fill, rows_of.values()):
             pass
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> Pixels:
-    return cast(Pixels, np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape))
+def _create(path: Path, shape: tuple[int, ...], dtype: type[np.unsignedinteger[Any]] = np.uint8) -> Deep:
+    return cast(Deep, np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape))
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> Pixels:
+def _open(path: Path, shape: tuple[int, ...], dtype: type[np.unsignedinteger[Any]] = np.uint8) -> Deep:
     """Memory-maps an array file. Raises ValueError where it is damaged, or of another shape."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != np.uint8 or array.shape != shape:
-        raise ValueError(f"{path} is {array.dtype} of {array.shape}, not uint8 of {shape}")
-    return cast(Pixels, np.asarray(array))
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{path} is {array.dtype} of {array.shape}, not {np.dtype(dtype)} of {shape}")
+    return cast(Deep, np.asarray(array))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_tune.ensemble.config import MetaConfig
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.meta_model import as_float, build_meta_model, log_probabilities, mean_logits
 
 
@@ -60,12 +61,15 @@ class LinearStacker(nn.Module):
         return mean_logits(values) + correction + self.bias.view(-1, 1, 1)
 
 
-def build_fusion(config: MetaConfig, members: int, classes: int) -> nn.Module:
-    """The fusion that `config` describes, its initial weights drawn from `config.seed`; on the CPU."""
+def build_fusion(config: MetaConfig, members: int, classes: int, images: ImageSpec = RGB) -> nn.Module:
+    """The fusion that `config` describes, its initial weights drawn from `config.seed`; on the CPU.
+
+    images: what it may see beside the predictions.
+    """
     if config.kind == "mean":
         return MeanFusion()
     if config.kind in ("weighted", "greedy"):
         return WeightedMean(members)
     if config.kind == "linear":
         return LinearStacker(members, classes)
-    return build_meta_model(config, members, classes)
+    return build_meta_model(config, members, classes, images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -14,10 +14,15 @@ import numpy.typing as npt
 from ensemble_tune.errors import DataError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Deep: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""Pixels of 8 or 16 bits."""
+D = TypeVar("D", Pixels, Deep)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 """The endings of files that are read as images, in lower case."""
 
+_TOGETHER = 4
+"""Channels that OpenCV resizes at once."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GREY = 0
 """PNG's colour type of one channel without a palette."""
@@ -33,10 +38,14 @@ def read_mask(path: Path) -> Pixels:
     return decode_mask(path, read_bytes(path))
 
 
-def resized(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """A picture at another height and width in pixels: averaged where it shrinks, else interpolated."""
+def resized(image: D, size: tuple[int, int]) -> D:
+    """An image (H, W, C) at another height and width in pixels: averaged where it shrinks, else interpolated."""
     shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    return cast(Pixels, cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    parts = [image[..., start : start + _TOGETHER] for start in range(0, image.shape[2], _TOGETHER)]
+    # OpenCV drops an axis of one channel.
+    scaled = [cv2.resize(part, size[::-1], interpolation=how).reshape(*size, part.shape[2]) for part in parts]
+    return cast(D, scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=2))
 
 
 def mask_shape(path: Path) -> tuple[int, int]:
@@ -54,8 +63,7 @@ def mask_shape(path: Path) -> tuple[int, int]:
 
 def decode_image(path: Path, data: bytes) -> Pixels:
     """`read_image` for a file's bytes; `path` is for the error."""
-    _refuse_truncated(path, data)
-    return cast(Pixels, cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return cast(Pixels, cv2.cvtColor(decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
 
 def decode_mask(path: Path, data: bytes) -> Pixels:
@@ -63,7 +71,7 @@ def decode_mask(path: Path, data: bytes) -> Pixels:
 
     A palette or a colour mask is refused: a decoder would turn its colours into grey values that look like labels.
     """
-    _refuse_truncated(path, data)
+    pixels = decode(path, data, cv2.IMREAD_UNCHANGED)
     if not data.startswith(_PNG):
         raise DataError(f"{path} is not a PNG file")
     depth, colour = data[24], data[25]
@@ -72,7 +80,21 @@ def decode_mask(path: Path, data: bytes) -> Pixels:
             colour, "unknown"
         )
         raise DataError(f"{path} holds {kind} pixels of {depth} bits, not one channel of 8 bits")
-    return _decode(path, data, cv2.IMREAD_UNCHANGED)
+    return cast(Pixels, pixels)
+
+
+def decode_colours(path: Path, data: bytes) -> Pixels:
+    """The colours of a mask, (H, W, 3) uint8 RGB, from a PNG file's bytes; `path` is for the error.
+
+    Colour, a palette, and grey of 1 to 8 bits will do, which 1 bit spreads to 0 and 255; what is transparent is looked
+    at as if it were not.
+    """
+    pixels = decode(path, data, cv2.IMREAD_COLOR)
+    if not data.startswith(_PNG):
+        raise DataError(f"{path} is not a PNG file")
+    if data[24] > 8:
+        raise DataError(f"{path} holds pixels of {data[24]} bits, not of 8 at most")
+    return cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -83,7 +105,9 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _decode(path: Path, data: bytes, flags: int) -> Pixels:
+def decode(path: Path, data: bytes, flags: int) -> Deep:
+    """What OpenCV makes of a whole PNG or JPEG file's bytes: (H, W) or (H, W, C), blue first. Raises DataError."""
+    _refuse_truncated(path, data)
     # Decoding bytes rather than naming the file: OpenCV cannot open every path that Python can.
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -91,7 +115,7 @@ def _decode(path: Path, data: bytes, flags: int) -> Pixels:
         pixels = None
     if pixels is None:
         raise DataError(f"{path} is no readable image")
-    return cast(Pixels, pixels)
+    return cast(Deep, pixels)
 
 
 def _refuse_truncated(path: Path, data: bytes) -> None:

@@ -21,17 +21,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size, parse_size
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.split import Split
-from ensemble_tune.errors import ConfigError, suggest
+from ensemble_tune.ensemble.tiles import Tiles
+from ensemble_tune.errors import ConfigError, DataError, suggest
 from ensemble_tune.storage import Location, write_text
 
+T = TypeVar("T")
 Deploy = Literal["refit", "folds"]
 """What stands for a member: one model trained on all training frames, or the mean of its K fold models."""
 Stacking = Literal["out-of-fold", "in-sample"]
@@ -46,6 +49,8 @@ _OWN_KEYS = (
     "stacking",
     "folds",
     "split",
+    "images",
+    "tiles",
     "bases",
     "fusion",
     "scores",
@@ -72,6 +77,10 @@ class EnsembleManifest:
     """Digest of the data that the scores are of."""
     classes: tuple[str, ...] = ()
     """Class names in the order of the masks' values; empty before any training."""
+    images: ImageSpec = RGB
+    """What the pixels of images are; as the data says it, once it is trained."""
+    tiles: Tiles | None = None
+    """How large images are cut; as the data says it."""
     trials: tuple[str, ...] = ()
     """The base trial behind each base, "" where there is none; empty where the manifest was written by hand."""
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -146,6 +155,8 @@ class EnsembleManifest:
             data=_text("data", document.get("data")),
             data_digest=_text("data_digest", document.get("data_digest")),
             classes=tuple(_texts("classes", document.get("classes", []))),
+            images=_of_data(ImageSpec.read, document.get("images", {})),
+            tiles=_of_data(Tiles.read, document["tiles"]) if "tiles" in document else None,
             trials=tuple(str(table.get("trial", "")) for table in tables) if any("trial" in t for t in tables) else (),
             scores={name: float(score) for name, score in scores.items()},
             origin=dict(origin),
@@ -187,7 +198,13 @@ class EnsembleManifest:
             {**({"trial": name} if name else {}), **base.to_params()}
             for name, base in zip(names, self.bases, strict=True)
         ]
-        tables = {"fusion": self.fusion.to_params(), "scores": dict(self.scores), "from": dict(self.origin)}
+        images = {} if self.images == RGB else self.images.to_document()
+        tables = {
+            "images": images,
+            "fusion": self.fusion.to_params(),
+            "scores": dict(self.scores),
+            "from": dict(self.origin),
+        }
         return top | {"bases": bases} | {name: table for name, table in tables.items() if table}
 
     def digest(self) -> str:
@@ -217,6 +234,14 @@ def _whole(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{name} must be a whole number, but got {value!r}")
     return value
+
+
+def _of_data(read: Callable[[Any], T], table: object) -> T:
+    """What a data set says of itself."""
+    try:
+        return read(table)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _text(name: str, value: object) -> str | None:

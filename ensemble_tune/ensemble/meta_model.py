@@ -27,6 +27,7 @@ from ensemble_tune.ensemble.attention import (
 )
 from ensemble_tune.ensemble.base_model import Normalise
 from ensemble_tune.ensemble.config import MetaConfig, MetaKind
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.precision import autocast
 
 _LEAST_PROBABILITY = 0.5 / 255
@@ -44,11 +45,11 @@ class MetaModel(nn.Module):
     Source: Wolpert 1992, Stacked generalization.
     """
 
-    def __init__(self, config: MetaConfig, members: int, classes: int) -> None:
+    def __init__(self, config: MetaConfig, members: int, classes: int, images: ImageSpec = RGB) -> None:
         super().__init__()
         self.config, self.members = config, members
-        self.normalise = Normalise() if config.use_image else None
-        channels = members * classes + (3 if config.use_image else 0)
+        self.normalise = Normalise(images) if config.use_image else None
+        channels = members * classes + (images.channels if config.use_image else 0)
         self.stem = nn.Sequential(*_convolution(channels, config.width), nn.ReLU())
         self.blocks = nn.Sequential(*(Block(config.kind, config.width, index) for index in range(config.depth)))
         self.head = nn.Conv2d(config.width, classes, kernel_size=1)
@@ -58,7 +59,8 @@ class MetaModel(nn.Module):
     def forward(self, probabilities: Tensor, image: Tensor | None = None) -> Tensor:
         """Probabilities (B, M, C, h, w), uint8 of p * 255 or float in [0, 1], to logits (B, C, h, w), float32.
 
-        image: (B, 3, h, w), uint8 RGB, seen if `config.use_image`. Raises ValueError where the input does not fit.
+        image: pixels (B, K, h, w), such as uint8 RGB, seen if `config.use_image`. Raises ValueError where the input
+        does not fit.
         """
         if probabilities.shape[1] != self.members:
             raise ValueError(f"the meta-model fuses {self.members} members, but got {probabilities.shape[1]}")
@@ -99,12 +101,12 @@ class Block(nn.Module):
         return F.relu(features + cast(Tensor, self.attention(self.convolution(features))))
 
 
-def build_meta_model(config: MetaConfig, members: int, classes: int) -> MetaModel:
+def build_meta_model(config: MetaConfig, members: int, classes: int, images: ImageSpec = RGB) -> MetaModel:
     """The meta-model of `config`, its initial weights drawn from `config.seed`; on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         # Here rather than where it is trained: a model that is only used must round as it did when it was scored.
-        return MetaModel(config, members, classes).to(memory_format=torch.channels_last)
+        return MetaModel(config, members, classes, images).to(memory_format=torch.channels_last)
 
 
 def as_float(probabilities: Tensor) -> Tensor:

@@ -97,8 +97,8 @@ class MetaTrial:
             fold_of = self.data.fold_of(frames)
             fitted = frames.subset((fold_of != block).nonzero()[0])
             scored = frames.subset((fold_of == block).nonzero()[0])
-        fusion = build_fusion(config, len(fused), len(frames.classes))
-        shapes = [(1, len(fused), len(frames.classes), *config.size), (1, 3, *config.size)]
+        fusion = build_fusion(config, len(fused), len(frames.classes), frames.images)
+        shapes = [(1, len(fused), len(frames.classes), *config.size), (1, frames.images.channels, *config.size)]
         megabytes = cache(lambda: inference_bytes(fusion, *shapes) / 1e6)
         members = self._member_costs(fused, config.flip, 1 if deploy == "refit" else self.data.folds)
         last = config.stop_epoch or config.epochs

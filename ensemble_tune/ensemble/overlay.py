@@ -45,7 +45,7 @@ def palette(classes: Sequence[str]) -> Pixels:
 
 def write_mask(path: Location, labels: Pixels) -> None:
     """Writes class indices (H, W) as a single-channel PNG."""
-    _write(path, labels)
+    write_picture(path, labels)
 
 
 def write_overlay(
@@ -59,21 +59,21 @@ def write_overlay(
     colours = palette(classes)
     panels = [("frame", image)]
     if truth is not None:
-        panels.append(("truth", _tinted(image, colours[truth], truth != IGNORED)))
-    panels.append(("prediction", _tinted(image, colours[prediction], np.ones(prediction.shape, bool))))
+        panels.append(("truth", tinted(image, colours[truth], truth != IGNORED)))
+    panels.append(("prediction", tinted(image, colours[prediction], np.ones(prediction.shape, bool))))
     if truth is not None:
         wrong = (truth != prediction)[..., None]
         verdict = np.where(wrong, np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
         share = float(wrong[truth != IGNORED].mean()) if (truth != IGNORED).any() else 0.0
-        panels.append((f"errors: {share:.1%} of labelled pixels", _tinted(image, verdict, truth != IGNORED)))
+        panels.append((f"errors: {share:.1%} of labelled pixels", tinted(image, verdict, truth != IGNORED)))
     seen = set(np.unique(prediction)) | (set(np.unique(truth)) if truth is not None else set())
     sheet = np.concatenate([_captioned(caption, panel) for caption, panel in panels], axis=1)
     legend = [(name, colours[place]) for place, name in enumerate(classes) if place in seen]
     whole = np.concatenate([sheet, _legend(legend, sheet.shape[1])])
-    _write(path, cast(Pixels, cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)))
+    write_picture(path, cast(Pixels, cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)))
 
 
-def _tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Pixels:
+def tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Pixels:
     """The image in grey, coloured where it is labelled, so that texture and class are both seen."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
     mixed = np.where(where[..., None], _OPACITY * colours + (1 - _OPACITY) * grey, grey * (1 - _OPACITY))
@@ -82,7 +82,7 @@ def _tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], n
 
 def _captioned(caption: str, panel: Pixels) -> Pixels:
     bar = np.full((_BAR, panel.shape[1], 3), 255, np.uint8)
-    _text(bar, caption, 6)
+    draw_text(bar, caption, 6)
     return np.concatenate([bar, panel])
 
 
@@ -96,16 +96,17 @@ def _legend(entries: Sequence[tuple[str, Pixels]], width: int) -> Pixels:
             rows.append(np.full((_BAR, width, 3), 255, np.uint8))
             left = 6
         rows[-1][6:18, left : left + 14] = colour
-        _text(rows[-1], name, left + 19)
+        draw_text(rows[-1], name, left + 19)
         left += needed
     return np.concatenate(rows)
 
 
-def _text(bar: Pixels, text: str, left: int) -> None:
+def draw_text(bar: Pixels, text: str, left: int) -> None:
+    """Writes a line into the top of a picture, `left` pixels from its left edge."""
     cv2.putText(bar, text, (left, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA)
 
 
-def _write(path: Location, picture: Pixels) -> None:
-    """Encodes by the path's ending, and replaces the file in one step."""
+def write_picture(path: Location, picture: Pixels) -> None:
+    """Encodes a picture, BGR or grey, by the path's ending, and replaces the file in one step."""
     _, encoded = cv2.imencode(path.suffix, picture)
     retried(lambda: write_bytes(path, encoded.tobytes()), path)

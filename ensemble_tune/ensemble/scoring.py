@@ -97,7 +97,12 @@ def labels_at(logits: Tensor, size: Sequence[int]) -> Tensor:
 
     logits: (C, h, w). size: (H, W). Returns (H, W), int64.
     """
-    if tuple(logits.shape[-2:]) != tuple(size):
-        logits = F.interpolate(logits[None].contiguous(), list(size), mode="bilinear", align_corners=False)[0]
     # Several times as fast on a processor as argmax.
-    return logits.max(0).indices
+    return logits_at(logits, size).max(0).indices
+
+
+def logits_at(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (C, h, w) at another size (H, W), (C, H, W)."""
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits[None].contiguous(), list(size), mode="bilinear", align_corners=False)[0]

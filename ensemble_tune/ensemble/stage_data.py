@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -17,7 +17,8 @@ from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
 from ensemble_tune.ensemble.folds import assign_folds
 from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import Frames, load_frames
-from ensemble_tune.ensemble.image_file import Pixels
+from ensemble_tune.ensemble.image_file import Deep
+from ensemble_tune.ensemble.pieces import piece_counts
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.object_path import ObjectPath
@@ -66,8 +67,11 @@ class StageData:
         return _frames(self.data, self.cache, self.cache_limit, self.split, name, size)
 
     def fold_of(self, frames: Frames) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """(N,) fold of each training frame, in 1..folds."""
-        return assign_folds(frames.names, frames.sequences, self.folds)
+        """(N,) fold of each training frame, in 1..folds; of the tiles of an image, one."""
+        sequence_of = dict(zip(frames.parents, frames.sequences, strict=True))
+        found = self._folds(list(sequence_of), list(sequence_of.values()))
+        fold_of = dict(zip(sequence_of, found.tolist(), strict=True))
+        return np.array([fold_of[parent] for parent in frames.parents], np.int64)
 
     def check(self, config: BaseConfig | MetaConfig) -> None:
         """Raises ConfigError where the frames do not fit the cache, or the training that sees the fewest frames would
@@ -75,8 +79,9 @@ class StageData:
         decoded = _dataset(self.data, self.cache, self.cache_limit, "official")
         DiskCache(self.cache, self.cache_limit).check(cached_bytes(decoded, config.size))
         frames = [frame for name in self._trained_on() for frame in self.dataset().splits[name]]
-        folds = assign_folds([frame.name for frame in frames], [frame.sequence for frame in frames], self.folds)
-        fewest = len(frames) - int(np.bincount(folds).max())
+        folds = self._folds([frame.name for frame in frames], [frame.sequence for frame in frames])
+        counts = piece_counts(self.dataset(), frames)
+        fewest = sum(counts) - int(np.bincount(folds, counts).max())
         if config.batch_size > fewest:
             raise ConfigError(
                 f"batch_size must be at most {fewest}, the frames of the smallest training, but got "
@@ -88,6 +93,9 @@ class StageData:
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
         return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+
+    def _folds(self, names: Sequence[str], sequences: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return assign_folds(names, sequences, self.folds, whole=self.dataset().spec.whole)
 
     def _trained_on(self) -> list[str]:
         """Which of the data set's splits."""
@@ -112,8 +120,12 @@ def _frames(data: str | ObjectPath, cache: Path, limit: int, split: Split, name:
         return load_frames(_dataset(data, cache, limit, "official"), name, size, cache, limit)
     train, val = (_frames(data, cache, limit, "official", each, size) for each in ("train", "val"))
     stored = train.join(val)
-    row_of = {frame: row for row, frame in enumerate(stored.names)}
-    return stored.subset(row_of[frame.name] for frame in _dataset(data, cache, limit, split).splits[name])
+    rows_of: dict[str, list[int]] = {}
+    for row, parent in enumerate(stored.parents):
+        rows_of.setdefault(parent, []).append(row)
+    return stored.subset(
+        row for frame in _dataset(data, cache, limit, split).splits[name] for row in rows_of[frame.name]
+    )
 
 
 def shuffled_rows(config: BaseConfig | MetaConfig, epoch: int, count: int) -> Iterator[tuple[list[int], list[int]]]:
@@ -128,6 +140,8 @@ def shuffled_rows(config: BaseConfig | MetaConfig, epoch: int, count: int) -> It
         yield rows, [int(seeds[row]) for row in rows]
 
 
-def as_images(images: list[Pixels]) -> torch.Tensor:
-    """Images (h, w, 3) as one tensor (B, 3, h, w), uint8, stored channels last."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+def as_images(images: Sequence[Deep]) -> torch.Tensor:
+    """Images (h, w, C) as one tensor (B, C, h, w), stored channels last: uint8, or float32 of what has 16 bits."""
+    stacked = np.stack(images)
+    # On 16 bits torch can do next to nothing.
+    return torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)).permute(0, 3, 1, 2)

@@ -35,7 +35,7 @@ class TrainedEnsemble(nn.Module):
         self.fusion = fusion
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, h, w) uint8 RGB at the working size to logits (B, C, h, w)."""
+        """Pixels (B, K, h, w), such as uint8 RGB, at the working size to logits (B, C, h, w)."""
         logits: Tensor = self.fusion(self.member_probabilities(images), images)
         return logits
 
@@ -71,11 +71,13 @@ class TrainedEnsemble(nn.Module):
         classes = len(manifest.classes)
         members = []
         for place, base in enumerate(manifest.bases, start=1):
-            models = [build_base_model(base, classes, pretrained=False) for _ in models_of(manifest)]
+            models = [
+                build_base_model(base, classes, images=manifest.images, pretrained=False) for _ in models_of(manifest)
+            ]
             for fold, model in zip(models_of(manifest), models, strict=True):
                 load_weights(model, folder / "members" / f"{place}-fold-{fold}")
             members.append(models)
-        fusion = build_fusion(manifest.fusion, len(members), classes)
+        fusion = build_fusion(manifest.fusion, len(members), classes, manifest.images)
         if manifest.fusion.trained:
             load_weights(fusion, folder / "fusion")
         return cls(manifest, members, fusion).eval()

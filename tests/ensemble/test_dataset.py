@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tiny_frames import write_frame, write_sequences
 
-from ensemble_tune.ensemble import dataset as module
+from ensemble_tune.ensemble import frame_check
 from ensemble_tune.ensemble.dataset import Dataset, open_dataset
+from ensemble_tune.ensemble.frames import load_frames
 from ensemble_tune.errors import DataError
 
 CAMVID = Path(__file__).parents[3] / "shared" / "camvid"
@@ -62,8 +63,20 @@ def test_digest_is_of_content_alone(root: Path, cache: Path, tmp_path: Path) -> 
 
 def test_unchanged_folder_is_not_decoded_again(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_dataset(root, cache)
-    monkeypatch.setattr(module, "decode_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(frame_check, "decode_pixels", lambda *_: pytest.fail("decoded again"))
     assert open_dataset(root, cache) == first
+
+
+def test_the_digest_of_a_plain_data_set_is_what_it_always_was(tmp_path: Path, cache: Path) -> None:
+    """Runs and caches of older versions are of it. The files are written out, since encoders differ."""
+    start, end = "89504e470d0a1a0a0000000d49484452000000020000000108", "0000000049454e44ae426082"
+    image = f"{start}020000007b40e8dd0000000f4944415478da636064626661650300003f001698c16813{end}"
+    mask = f"{start}00000000d1492056" + f"0000000b4944415478da6360e00600000e000c032fab85{end}"
+    for split, name in (("train", "a_1"), ("val", "b_1")):
+        for folder, content in ((split, image), (f"{split}annot", mask)):
+            (tmp_path / "data" / folder).mkdir(parents=True)
+            (tmp_path / "data" / folder / f"{name}.png").write_bytes(bytes.fromhex(content))
+    assert open_dataset(tmp_path / "data", cache).digest == "36c64abb19c0a00c"
 
 
 def test_corrupt_memo_is_made_again(root: Path, cache: Path) -> None:
@@ -157,6 +170,78 @@ def test_flipped_bit_is_refused(root: Path, cache: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert "corrupt" in refused(root, cache)
+
+
+COLOURS = np.array([(128, 64, 128), (64, 0, 128), (0, 0, 0)], np.uint8)
+PALETTE = """
+classes = ["road", "car"]
+ignored = "#000000"
+mask_suffix = "_L"
+groups = "none"
+[palette]
+road = "#804080"
+car = "#400080"
+"""
+
+
+def coloured(root: Path, text: str = PALETTE) -> Path:
+    """Eight frames with masks in colour."""
+    rng = np.random.default_rng(0)
+    for folder in ("train", "trainannot"):
+        (root / folder).mkdir(parents=True)
+    for index in range(8):
+        cv2.imwrite(str(root / "train" / f"{index}.png"), rng.integers(0, 256, (8, 12, 3), np.uint8))
+        mask = COLOURS[rng.integers(0, 3, (8, 12))]
+        cv2.imwrite(str(root / "trainannot" / f"{index}_L.png"), mask[..., ::-1])
+    (root / "dataset.toml").write_text(text)
+    return root
+
+
+def test_masks_in_colour_are_read_as_labels(tmp_path: Path, cache: Path) -> None:
+    dataset = open_dataset(coloured(tmp_path / "data"), cache)
+    frames = load_frames(dataset, "train", (8, 12), cache)
+    frame = dataset.splits["train"][0]
+    assert frame.mask.name == f"{frame.name}_L.png"
+    colours = cv2.imread(str(frame.mask))[..., ::-1]
+    truth = frames.truth(0)
+    for label, colour in zip((0, 1, 255), COLOURS, strict=True):
+        assert ((truth == label) == (colours == colour).all(2)).all() and (truth == label).any()
+
+
+def test_another_palette_or_another_suffix_is_another_data_set(tmp_path: Path, cache: Path) -> None:
+    root = coloured(tmp_path / "data")
+    before = open_dataset(root, cache).digest
+    (root / "dataset.toml").write_text(PALETTE.replace('car = "#400080"', 'car = ["#400080", "#400081"]'))
+    assert open_dataset(root, cache).digest != before
+    (root / "dataset.toml").write_text(PALETTE)
+    assert open_dataset(root, cache).digest == before
+
+
+def test_a_colour_that_is_not_in_the_palette_is_refused(tmp_path: Path, cache: Path) -> None:
+    root = coloured(tmp_path / "data", PALETTE.replace("#400080", "#400081"))
+    message = refused(root, cache)
+    assert (
+        "colours of masks must be in the palette, or among those that are ignored; 8 break this: 0 (#400080)" in message
+    )
+
+
+def test_images_and_masks_may_share_a_folder(tmp_path: Path, cache: Path) -> None:
+    root = coloured(tmp_path / "data")
+    for mask in (root / "trainannot").iterdir():
+        mask.rename(root / "train" / mask.name)
+    (root / "trainannot").rmdir()
+    together = '[splits]\ntrain = { images = "train", masks = "train" }\n'
+    (root / "dataset.toml").write_text(PALETTE + together)
+    dataset = open_dataset(root, cache)
+    assert names(dataset, "train") == ["0", "1", "2", "3", "5", "6", "7"] and names(dataset, "val") == ["4"]
+
+
+def test_several_broken_rules_are_counted(root: Path, cache: Path) -> None:
+    (root / "trainannot" / "0001TP_00000.png").unlink()
+    write_frame(root, "val", "holiday")
+    (root / "val" / "0016E5_00000.png").unlink()
+    message = refused(root, cache)
+    assert message.endswith("1 breaks this: 0001TP_00000; 2 more rules are broken, see: ensemble-tune data check DIR")
 
 
 def test_colour_mask_is_refused(root: Path, cache: Path) -> None:

@@ -65,10 +65,14 @@ def test_independent_frames_are_their_own_sequence(tmp_path: Path) -> None:
         ('masks = "a/labels"', 'mask = "a/labels"', "splits.train must be"),
         ("(?P<sequence>", "(", "must have a group"),
         ("[a-z]+)", "[a-z]+", "no regular expression"),
-        ("sequence =", "groups =", 'groups must be "none"'),
+        ("sequence =", "groups =", "groups cannot be '(?P<sequence>[a-z]+)-.*'; valid: blocks, none, whole"),
+        ("ignored = 255", 'groups = "hole"', "groups cannot be 'hole'; did you mean 'whole'?"),
+        ("train = {", "val = 0.2\ntrain = {", "splits.images must name the folder of all images, but got None"),
         ('small = ["sign"]', 'groups = "none"', "either sequence"),
         ("[splits]", "[splits", "cannot read"),
         ("classes", "labels", "no key is called 'labels'"),
+        ("ignored = 255", "mask_suffix = 1", "mask_suffix must be text such as _L"),
+        ("ignored = 255", 'palette = "binary"', "needs two classes, but there are 3"),
     ],
 )
 def test_mistake_is_named_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -77,6 +81,29 @@ def test_mistake_is_named_in_one_line(tmp_path: Path, old: str, new: str, messag
         load(tmp_path, GOOD.replace(old, new, 1))
     assert message in str(caught.value)
     assert "dataset.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, GOOD.replace("ignored", "ignore").replace("name", "title").replace('["sign"]', "3"))
+    for message in ("'ignore'", "'title'", "small must be a list of class names, but got 3"):
+        assert message in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, GOOD.replace("255", "2").replace('["sign"]', '["sing"]').replace("test =", "tests ="))
+    for message in ("ignored must be a label within 3..255", "did you mean 'sign'?", "did you mean 'test'?"):
+        assert message in str(caught.value)
+
+
+def test_what_a_plain_data_set_means_is_said_as_it_always_was(tmp_path: Path) -> None:
+    """Digests are made of it, and runs and caches of older versions are of those."""
+    found = load(tmp_path, GOOD).to_json()
+    assert found == {
+        "classes": ("road", "car", "sign"),
+        "ignored": 255,
+        "small": ("sign",),
+        "splits": {"train": ("a/images", "a/labels"), "test": ("b/images", "b/labels")},
+        "sequence": "(?P<sequence>[a-z]+)-.*",
+    }
 
 
 def test_classes_are_needed(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def stored(tiles: Path, bucket: ObjectPath) -> ObjectPath:
     for file in tiles.rglob("*"):
         if file.is_file():
             write_bytes(bucket / "tiles" / str(file.relative_to(tiles)), file.read_bytes())
-    (bucket / "tiles" / "notes.txt").touch()
+    (bucket / "tiles" / "notes.md").touch()
     return bucket / "tiles"
 
 
@@ -51,7 +51,7 @@ def test_it_is_fetched_once_and_again_where_it_changed(
     proxy.log.clear()
     before = open_dataset(str(stored), tmp_path)
     names = fetched(proxy)
-    assert len(names) == 21 and "notes.txt" not in names, "20 names of frames, images and masks, and the spec"
+    assert len(names) == 21 and "notes.md" not in names, "20 names of frames, images and masks, and the spec"
     assert open_dataset(str(stored), tmp_path) == before and fetched(proxy) == []
     (tmp_path / "new" / "valannot").mkdir(parents=True)
     (tmp_path / "new" / "val").mkdir()
@@ -81,7 +81,10 @@ def test_a_copy_that_was_damaged_is_fetched_again(stored: ObjectPath, proxy: Pro
             r"every image must be a whole, readable PNG or JPEG file; 1 breaks this: s3://.*tiles/val/c_001\.png",
         ),
         ("no val", r"val needs the folder s3://.*/tiles/valannot, which is not there"),
-        ("nothing", r"no data set is at s3://.*/other: it holds no .png, .jpg, .jpeg files; check the address"),
+        (
+            "nothing",
+            r"no data set is at s3://.*/other: it holds no .png, .jpg, .jpeg, .tif, .tiff files; check the address",
+        ),
     ],
 )
 def test_faults_are_named_by_their_place_in_the_store(

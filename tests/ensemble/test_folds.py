@@ -55,3 +55,15 @@ def test_numbers_sort_as_numbers() -> None:
     assert sorted(["f10", "f9", "f09", "e", "7", "10_b", "10_a"], key=natural_order) == [
         "7", "10_a", "10_b", "e", "f09", "f9", "f10",
     ]  # fmt: skip
+
+
+def test_whole_groups_are_never_cut_and_folds_are_as_even_as_they_can_be() -> None:
+    names, sequences = frames(6, 12, 5, 4, 3)
+    assigned = assign_folds(names, sequences, 3, whole=True)
+    for sequence in set(sequences):
+        assert len({int(fold) for fold, of in zip(assigned, sequences, strict=True) if of == sequence}) == 1
+    assert np.bincount(assigned)[1:].tolist() == [12, 9, 9]
+    with pytest.raises(
+        ConfigError, match="at most the 5 groups of the training frames, which are never cut, but got 6"
+    ):
+        assign_folds(names, sequences, 6, whole=True)

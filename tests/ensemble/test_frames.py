@@ -81,7 +81,7 @@ def test_class_frequencies_leave_out_unlabelled(dataset: Dataset, cache: Path) -
 
 def test_second_load_decodes_nothing(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_frames(dataset, "train", SIZE, cache)
-    monkeypatch.setattr(frame_cache, "read_image", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(frame_cache, "read_pixels", lambda *_: pytest.fail("decoded again"))
     second = load_frames(dataset, "train", SIZE, cache)
     assert np.array_equal(first.image(3), second.image(3))
 
@@ -104,8 +104,8 @@ def test_damaged_cache_is_built_again(dataset: Dataset, cache: Path, file: str, 
 
 def test_cache_is_built_once_by_many_at_a_time(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    read = frame_cache.read_image
-    monkeypatch.setattr(frame_cache, "read_image", lambda path: decoded.append(path) or read(path))
+    read = frame_cache.read_pixels
+    monkeypatch.setattr(frame_cache, "read_pixels", lambda kind, path: decoded.append(path) or read(kind, path))
     threads = [threading.Thread(target=load_frames, args=(dataset, "train", SIZE, cache)) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -61,7 +61,7 @@ def test_frames_of_blocks_are_their_own_pixels_and_are_decoded_once_for_both_spl
 ) -> None:
     official = StageData(data=str(long), cache=tmp_path)
     both = official.training(WORKING).join(official.frames("val", WORKING))
-    monkeypatch.setattr(frame_cache, "read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(frame_cache, "read_pixels", lambda *_: pytest.fail("decoded again"))
     blocks = replace(official, split="blocks").training(WORKING)
     for i, name in enumerate(blocks.names):
         row = both.names.index(name)
