@@ -18,6 +18,7 @@ from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.augment import Augment
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.cost import MILLISECONDS, ForwardTimer, costs
+from ensemble_tune.ensemble.evidence import evidence_name
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import WeightedMean, build_fusion
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
@@ -157,11 +158,6 @@ class MetaTrial:
         if flip:
             found = [{name: (1 + (name == MILLISECONDS)) * cost for name, cost in own.items()} for own in found]
         return found * models
-
-
-def evidence_name(of: str, block: int) -> str:
-    """The folder of a fit's evidence."""
-    return f"{of}-block-{block}"
 
 
 def evidence_identity(params: Params) -> str:
