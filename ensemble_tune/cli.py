@@ -44,6 +44,7 @@ from ensemble_tune.cli_options import (
     with_groups,
 )
 from ensemble_tune.cli_output import err_console, out_console, print_final, print_stage, warn_of_leak
+from ensemble_tune.cli_report import report
 from ensemble_tune.errors import ConfigError, EnsembleTuneError
 
 if TYPE_CHECKING:
@@ -213,6 +214,9 @@ def results(
         out_console.print(compromises(run_folder, [Objective.parse(text) for text in objective]))
     else:
         out_console.print(leaderboard(run_folder, top=top))
+
+
+app.command()(report)
 
 
 @app.command()

@@ -185,7 +185,8 @@ class WhereOptions:
     ) -> Settings:
         """The settings of a run."""
         from ensemble_tune.cli_output import print_line, print_trial
-        from ensemble_tune.settings import Settings, default_cache
+        from ensemble_tune.ensemble.disk_cache import default_cache
+        from ensemble_tune.settings import Settings
         from ensemble_tune.tune.resources import Resources
         from ensemble_tune.tune.workers import Workers
 

@@ -8,9 +8,9 @@ from typing import get_args
 
 from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
 from ensemble_tune.ensemble.config import MetaConfig, MetaKind
-from ensemble_tune.ensemble.cost import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
 from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity
+from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.fused import fusion_params
 from ensemble_tune.library import Members, member_config

@@ -59,13 +59,13 @@ def write_overlay(
     colours = palette(classes)
     panels = [("frame", image)]
     if truth is not None:
-        panels.append(("truth", _tinted(image, colours[truth], truth != IGNORED)))
-    panels.append(("prediction", _tinted(image, colours[prediction], np.ones(prediction.shape, bool))))
+        panels.append(("truth", tinted(image, colours[truth], truth != IGNORED)))
+    panels.append(("prediction", tinted(image, colours[prediction], np.ones(prediction.shape, bool))))
     if truth is not None:
         wrong = (truth != prediction)[..., None]
         verdict = np.where(wrong, np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
         share = float(wrong[truth != IGNORED].mean()) if (truth != IGNORED).any() else 0.0
-        panels.append((f"errors: {share:.1%} of labelled pixels", _tinted(image, verdict, truth != IGNORED)))
+        panels.append((f"errors: {share:.1%} of labelled pixels", tinted(image, verdict, truth != IGNORED)))
     seen = set(np.unique(prediction)) | (set(np.unique(truth)) if truth is not None else set())
     sheet = np.concatenate([_captioned(caption, panel) for caption, panel in panels], axis=1)
     legend = [(name, colours[place]) for place, name in enumerate(classes) if place in seen]
@@ -73,8 +73,11 @@ def write_overlay(
     _write(path, cast(Pixels, cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)))
 
 
-def _tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Pixels:
-    """The image in grey, coloured where it is labelled, so that texture and class are both seen."""
+def tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Pixels:
+    """The image in grey, coloured where it is labelled, so that texture and class are both seen.
+
+    image, colours: (H, W, 3) RGB. where: (H, W).
+    """
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
     mixed = np.where(where[..., None], _OPACITY * colours + (1 - _OPACITY) * grey, grey * (1 - _OPACITY))
     return cast(Pixels, mixed.astype(np.uint8))
