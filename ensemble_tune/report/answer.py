@@ -34,6 +34,7 @@ class Tile:
 class Answer:
     """The first thing on the page."""
 
+    label: str
     title: str
     members: tuple[str, ...]
     """A line for each model that is fused."""
@@ -55,6 +56,7 @@ def answer(view: RunView, *, price: float | None = None) -> Answer:
         first = stages[-1].ranked[0]
         scores = [Tile(f"best {stages[-1].metric}", _score(first.score), f"{first.trial} at epoch {first.best_epoch}")]
     return Answer(
+        label="Best ensemble" if best is not None or view.final is not None else "Best trial",
         title=_title(view),
         members=_members(view),
         tiles=(*scores, *_costs(view, price)),
@@ -72,7 +74,7 @@ def _title(view: RunView) -> str:
     if view.final is not None:
         return f"{view.final.manifest.fusion.kind} of {len(view.final.manifest.bases)} models"
     ranked = next((stage.ranked for stage in reversed(view.searches) if stage.ranked), [])
-    return f"so far {ranked[0].trial}: {told(ranked[0])}" if ranked else "no trial has a score yet"
+    return f"{ranked[0].trial}: {told(ranked[0])}" if ranked else "no trial has a score yet"
 
 
 def _members(view: RunView) -> tuple[str, ...]:
@@ -131,8 +133,8 @@ def _costs(view: RunView, price: float | None) -> list[Tile]:
     if view.sessions:
         used = [f"{_hours(gpus)} of GPUs"] if gpus else []
         used += [f"{_hours(nodes)} of machines"] if not math.isclose(nodes, wall, rel_tol=0.01) else []
-        paid = "" if price is None else f", {nodes * price:,.2f} at {price:g} an hour"
-        tiles.append(Tile("took", _hours(wall), " and ".join(used) + paid))
+        used += [] if price is None else [f"{nodes * price:,.2f} at {price:g} an hour"]
+        tiles.append(Tile("took", _hours(wall), ", ".join(used)))
     records = [record for stage in view.stages for record in stage.trials]
     counts = Counter(record.status for record in records)
     said = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])

@@ -61,15 +61,15 @@ def compromise_plot(view: RunView) -> Plot | None:
             name="knee",
             hoverinfo="skip",
         )
+        how = f": ensemble-tune export {view.place} --pick knee" if stage == "meta" else ""
         said = (
             f" No other beats those on the line, {len(unbeaten)} of {len(found[stage])}, in both; "
-            f"the knee is {knee.trial}"
-            + (f": ensemble-tune export {view.place} --pick knee." if stage == "meta" else ".")
+            f"the knee is {knee.trial}{how}."
         )
     return plot(
         "compromise",
         figure,
-        title="mIoU against time",
+        title="Pareto front: mIoU against time",
         told=f"mIoU on val against milliseconds an image; up and left is better.{said}",
         height=380,
         xaxis={"title": {"text": "milliseconds an image"}, "rangemode": "tozero"},

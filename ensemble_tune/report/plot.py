@@ -38,10 +38,9 @@ class Plot:
 
 def plot(name: str, figure: Any, *, title: str, told: str, height: int = 360, **layout: Any) -> Plot:
     """Takes a plotly figure; layout: of it, beside what all figures share. The page gives it the colours of the day."""
+    for name_of_none in ("template", "title", "width"):  # Optuna sets them
+        figure.layout[name_of_none] = None
     figure.update_layout(
-        template=None,
-        title=None,
-        width=None,
         height=height,
         margin={"l": 40, "r": 16, "t": 24, "b": 40},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},

@@ -137,7 +137,10 @@ def timeline_plot(view: RunView) -> Plot | None:
                 text=[f"{bar.what}: {_duration(bar.end - bar.start)}" for bar, _ in own],
                 textposition="none",
                 orientation="h",
-                marker={"color": GREY if kind == _STARTING else _COLOURS.get(kind) or next(others), "line_width": 0.5},
+                marker={
+                    "color": GREY if kind == _STARTING else _COLOURS.get(kind) or next(others),
+                    "line": {"width": 0.5},
+                },
                 name=kind,
                 hovertemplate="%{text}<extra></extra>",
             )

@@ -92,7 +92,7 @@ def _importance(stage: StageView, study: optuna.Study) -> Plot:
         + (", a hint at most from so few trials." if trials < 50 else "."),
         height=120 + 28 * len(names),
         xaxis={"title": {"text": "importance"}},
-        yaxis={"title": None},
+        yaxis={"title": {"text": ""}},
         showlegend=False,
     )
 
@@ -116,8 +116,8 @@ def _parallel(stage: StageView, study: optuna.Study, order: Sequence[str]) -> Pl
         f"parallel-{stage.name}",
         figure,
         title=f"Parallel coordinates: {stage.title.lower()}",
-        told=f"A line for each trial through its {metric} and its parameters, the most important ones from the left; "
-        "the best are orange and on top." + (f" The {left_out} worst are left out." if left_out else ""),
+        told=f"A line for each trial through its {metric} and its most important parameters; the best are orange."
+        + (f" The {left_out} worst are left out." if left_out else ""),
         height=420,
         hovermode="closest",
     )
