@@ -21,10 +21,12 @@ def searched_run(out: Path, trials: int = 24, *, epochs: int = EPOCHS) -> Path:
     """
     ledger = Ledger(out / LEDGER)
     ledger.open()
-    moments = [STARTED, STARTED]
+    begun = STARTED
+    moments = [begun, begun]
     for number in range(trials):
         if number == trials // 2:
-            moments = [max(moments) + NIGHT] * 2
+            begun = max(moments) + NIGHT
+            moments = [begun, begun]
         slot = number % 2
         record, rows = _trial(number, moments[slot], f"host/{slot + 1}", trials, epochs)
         moments[slot] = rows[-1].reported
@@ -32,7 +34,7 @@ def searched_run(out: Path, trials: int = 24, *, epochs: int = EPOCHS) -> Path:
         for row in rows:
             ledger.put_epoch(row)
         if number in (trials // 2 - 1, trials - 1):
-            ledger.put_session(_session(number // (trials // 2) + 1, max(moments)))
+            ledger.put_session(_session(number // (trials // 2) + 1, begun, max(moments)))
     ledger.close()
     return out
 
@@ -90,8 +92,7 @@ def _trial(
     return record, rows
 
 
-def _session(number: int, ended: datetime) -> SessionRecord:
-    started = STARTED if number == 1 else ended - timedelta(seconds=(ended - STARTED - NIGHT).total_seconds() / 2)
+def _session(number: int, started: datetime, ended: datetime) -> SessionRecord:
     hours = (ended - started).total_seconds() / 3600
     return SessionRecord(
         stage="base",

@@ -68,10 +68,10 @@ def _shown(stage: StageView, there: Sequence[TrialRecord]) -> list[TrialRecord]:
     """All, or where they are too many the best half of so many, and others at even distances."""
     if len(there) <= _MOST_LINES:
         return list(there)
-    ranked = [trial for trial in stage.ranked if trial in there]
-    rest = [*ranked[_MOST_LINES // 2 :], *(trial for trial in there if trial not in ranked)]
-    every = len(rest) / (_MOST_LINES - _MOST_LINES // 2)
-    return [*ranked[: _MOST_LINES // 2], *(rest[int(k * every)] for k in range(_MOST_LINES - _MOST_LINES // 2))]
+    places = {trial.trial: place for place, trial in enumerate(stage.ranked)}
+    ordered = sorted(there, key=lambda trial: places.get(trial.trial, len(places)))
+    best, rest, others = ordered[: _MOST_LINES // 2], ordered[_MOST_LINES // 2 :], _MOST_LINES - _MOST_LINES // 2
+    return [*best, *(rest[place * len(rest) // others] for place in range(others))]
 
 
 def _add_lines(

@@ -11,6 +11,7 @@ from ensemble_tune.ensemble.bootstrap import gain, mean_iou
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.report.answer import Answer, answer
 from ensemble_tune.report.run_view import RunView
+from ensemble_tune.results import told
 from ensemble_tune.tune.record import Status
 
 
@@ -93,7 +94,7 @@ def test_time_and_money_of_all_calls_are_summed(searched: RunView) -> None:
 def test_a_search_that_runs_shows_the_best_so_far(searched: RunView) -> None:
     found = answer(searched)
     best = searched.searches[0].ranked[0]
-    assert found.title.startswith(f"{best.trial}: unet")
+    assert found.title == f"{best.trial}: {told(best)}"
     assert tiles(found)["best miou"] == (f"{best.score:.3f}", f"{best.trial} at epoch {best.best_epoch}")
     assert searched.standing == "interrupted" and searched.sessions[0].started == STARTED
 
