@@ -149,6 +149,8 @@ def _costs(view: RunView, price: float | None) -> list[Tile]:
 def _notes(view: RunView) -> list[str]:
     """What a person should know before trusting the figures, or spending more."""
     notes = []
+    if view.standing == "interrupted":
+        notes.append("It was interrupted; the same command goes on from here.")
     if view.comparison is not None:
         chosen, highest = view.comparison.chosen, view.comparison.highest
         if any(each.over == chosen.name for each in highest.gains):

@@ -24,6 +24,7 @@ _SLICES = 6
 _BEST_SHARE, _FEWEST_BEST = 0.1, 4
 """Importance is that for being among the best tenth, or among the best four."""
 _DECADE = 10.0
+_NAME = "trial"
 _SCALE = [[0.0, GREY], [0.6, BLUE], [1.0, ORANGE]]
 
 
@@ -51,6 +52,7 @@ def study_of(stage: StageView) -> optuna.Study | None:
                 value=trial.score,
                 params={name: _as(each, trial.params[name]) for name, each in own.items()},
                 distributions=own,
+                user_attrs={_NAME: trial.trial},
             )
         )
     return study
@@ -126,8 +128,13 @@ def _parallel(stage: StageView, study: optuna.Study, order: Sequence[str]) -> Pl
 def _slice(stage: StageView, study: optuna.Study, name: str) -> Plot:
     metric = stage.metric or "score"
     figure = plot_slice(study, params=[name], target_name=metric)
-    # Optuna's colour is a trial's number: early grey, late orange.
-    figure.update_traces(marker={"colorscale": _SCALE, "showscale": False, "size": 8, "line": {"width": 0}})
+    trace, axis = figure.data[0], figure.layout.xaxis
+    # Optuna's colour is a trial's number in the study: early grey, late orange.
+    trace.text = [study.trials[number].user_attrs[_NAME] for number in trace.marker.color]
+    trace.marker.update(colorscale=_SCALE, showscale=False, size=8, line={"width": 0})
+    trace.hovertemplate = "%{text}: %{x}, %{y:.4f}<extra></extra>"
+    if axis.categoryarray is not None:  # texts come in quotation marks
+        trace.x, axis.categoryarray = ([str(each).strip("'") for each in own] for own in (trace.x, axis.categoryarray))
     return plot(
         f"slice-{stage.name}-{name}",
         figure,

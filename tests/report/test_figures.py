@@ -138,12 +138,12 @@ def test_every_trial_is_in_a_table_the_best_first(searched: RunView) -> None:
     assert len(table.rows) == 24 and not table.left_out
     assert table.head == (
         *("trial", "status", "miou", "small_miou", "best epoch", "epochs", "seconds"),
-        *("architecture", "learning_rate", "decoder_attention", "error"),
+        *("architecture", "decoder_attention", "learning_rate", "error"),
     )
     scores = [row[2].number for row in table.rows if row[1].text != "failed"]
     assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
     lacking = [row for row in table.rows if row[7].text != "unet"]
-    assert lacking and all(row[9].text == "-" and row[9].number is None for row in lacking)
+    assert lacking and all(row[8].text == "-" and row[8].number is None for row in lacking)
 
 
 def test_of_too_many_trials_the_best_are_in_the_table(tmp_path: Path) -> None:
