@@ -27,10 +27,9 @@ from imagenet_encoder import ENCODER, fetch
 
 from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import Comparison, current_comparison, measured
-from ensemble_tune.cross_fitting import EVIDENCE
 from ensemble_tune.ensemble.bootstrap import gain
 from ensemble_tune.ensemble.config import BaseConfig
-from ensemble_tune.ensemble.evidence import Evidence
+from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.meta_trial import (
     BASES,
@@ -42,7 +41,6 @@ from ensemble_tune.ensemble.meta_trial import (
     STACKING,
     MetaTrial,
     evidence_identity,
-    evidence_name,
 )
 from ensemble_tune.export import export_best
 from ensemble_tune.final_training import train

@@ -30,6 +30,7 @@ from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.base_model import build_base_model
 from ensemble_tune.ensemble.base_trial import augmented_batches, logits_of
 from ensemble_tune.ensemble.config import BaseConfig, format_size
+from ensemble_tune.ensemble.disk_cache import default_cache
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.ensemble.labels import scaled_labels
@@ -38,7 +39,6 @@ from ensemble_tune.ensemble.metrics import Confusion
 from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.training import train_epochs
-from ensemble_tune.settings import default_cache
 from ensemble_tune.storage import write_text
 
 TOGETHER = 8

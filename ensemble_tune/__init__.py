@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ensemble_tune.export import export_best as export_best
     from ensemble_tune.final_training import train as train
     from ensemble_tune.meta_search import search_meta as search_meta
+    from ensemble_tune.report.page import write_report as write_report
     from ensemble_tune.run import run_all as run_all
     from ensemble_tune.segment import segment_images as segment_images
     from ensemble_tune.settings import Settings as Settings
@@ -66,6 +67,7 @@ _HOME = {
     "search_meta": "meta_search",
     "segment_images": "segment",
     "train": "final_training",
+    "write_report": "report.page",
 }
 __all__ = sorted(_HOME)
 

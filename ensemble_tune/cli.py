@@ -24,16 +24,12 @@ from ensemble_tune.cli_options import (
     EncoderWeights,
     Ensemble,
     Epochs,
-    Factor,
-    Grace,
     Manifest,
     ManifestOut,
     Objectives,
     Out,
-    Price,
     RunFolder,
     RunOptions,
-    Seed,
     Size,
     SplitChoice,
     Stacking,
@@ -45,6 +41,7 @@ from ensemble_tune.cli_options import (
     with_groups,
 )
 from ensemble_tune.cli_output import err_console, out_console, print_final, print_stage, warn_of_leak
+from ensemble_tune.cli_read import plan, report, results
 from ensemble_tune.errors import ConfigError, EnsembleTuneError
 
 if TYPE_CHECKING:
@@ -195,62 +192,8 @@ def run(
     print_final(run.out / "final", result.final)
 
 
-@app.command()
-def results(
-    run_folder: RunFolder,
-    trial: Annotated[str | None, typer.Option(help="Show one trial: parameters, curve, IoU of each class.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Rows a stage.")] = 10,
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(help="A score to make higher, or NAME:min lower; two or more show the best compromises."),
-    ] = None,
-) -> None:
-    """Show a run's leaderboard, the best compromises between objectives, or one trial."""
-    from ensemble_tune.results import compromises, leaderboard, trial_page
-    from ensemble_tune.tune.record import Objective
-
-    if trial:
-        out_console.print(trial_page(run_folder, trial))
-    elif objective:
-        out_console.print(compromises(run_folder, [Objective.parse(text) for text in objective]))
-    else:
-        out_console.print(leaderboard(run_folder, top=top))
-
-
-@app.command()
-def plan(
-    run_folder: RunFolder,
-    slots: Annotated[str, typer.Option(help="Trials side by side; several with commas.")] = "1,4,16",
-    scheduler: Annotated[
-        str, typer.Option(help="asha-promote, asha, median or none; several with commas.")
-    ] = "asha-promote,asha,none",
-    trials: Annotated[int, typer.Option(help="Trials of each simulated search.")] = 100,
-    stage: Annotated[str, typer.Option(help="Whose trials to learn from.")] = "base",
-    grace: Grace = None,
-    factor: Factor = None,
-    price: Price = None,
-    seed: Seed = 0,
-) -> None:
-    """Say from a run's own trials what other schedulers or more machines would have cost and found."""
-    from ensemble_tune.plan import plan as simulate
-    from ensemble_tune.plan import plan_table
-
-    counts = [word.strip() for word in slots.split(",")]
-    if not all(word.isdecimal() for word in counts):
-        raise ConfigError(f"--slots must be whole numbers with commas, but got {slots!r}; try 1,4,16")
-    with err_console.status("simulating"):
-        found = simulate(
-            run_folder,
-            stage=stage,
-            slots=[int(word) for word in counts],
-            schedulers=[name.strip() for name in scheduler.split(",")],
-            trials=trials,
-            grace=grace,
-            factor=factor,
-            price=price,
-            seed=seed,
-        )
-    out_console.print(plan_table(found))
+for verb in (results, report, plan):
+    app.command()(verb)
 
 
 @app.command()

@@ -58,6 +58,12 @@ RunFolder = Annotated[Any, typer.Argument(help="A run folder.", show_default=Fal
 ManifestOut = Annotated[Any, typer.Option(help="The manifest to write.", **_place)]
 Manifest = Annotated[Any, typer.Argument(help="A manifest, exported or written by hand.", show_default=False, **_place)]
 Ensemble = Annotated[Any, typer.Argument(help="What `train` wrote to.", show_default=False, **_place)]
+ReportOut = Annotated[Any, typer.Option(help="The page to write. (default: report.html in the run folder)", **_place)]
+TrainedIn = Annotated[Any, typer.Option(help="What `train` wrote to. (default: final in the run folder)", **_place)]
+FramesAt = Annotated[
+    str | None,
+    typer.Option(help="Where the frames are, to show the worst and the best. (default: where the manifest says)"),
+]
 Cache = Annotated[
     Path | None,
     typer.Option(
@@ -185,7 +191,8 @@ class WhereOptions:
     ) -> Settings:
         """The settings of a run."""
         from ensemble_tune.cli_output import print_line, print_trial
-        from ensemble_tune.settings import Settings, default_cache
+        from ensemble_tune.ensemble.disk_cache import default_cache
+        from ensemble_tune.settings import Settings
         from ensemble_tune.tune.resources import Resources
         from ensemble_tune.tune.workers import Workers
 

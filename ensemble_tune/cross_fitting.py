@@ -8,9 +8,9 @@ from typing import get_args
 
 from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
 from ensemble_tune.ensemble.config import MetaConfig, MetaKind
-from ensemble_tune.ensemble.cost import MEMORY, MILLISECONDS, PARAMETERS
-from ensemble_tune.ensemble.evidence import Evidence
-from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity, evidence_name
+from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
+from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity
+from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.fused import fusion_params
 from ensemble_tune.library import Members, member_config
@@ -21,7 +21,6 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord, rank
 
 STAGE = "compare"
-EVIDENCE = "evidence"
 _COSTS = (MILLISECONDS, PARAMETERS, MEMORY)
 _SIMPLICITY = ("best single", *get_args(MetaKind))
 _WITHOUT_GRADIENT = ("mean", "greedy")

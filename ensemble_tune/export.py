@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ensemble_tune.comparison import Comparison, current_comparison
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
-from ensemble_tune.ensemble.cost import MEMORY, MILLISECONDS, PARAMETERS
-from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.manifest import META_TRIAL, EnsembleManifest
+from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.fused import fused_members, fusion_params, member_epochs, simple_scores
 from ensemble_tune.settings import METRIC
@@ -21,8 +21,6 @@ from ensemble_tune.tune.search import versions
 OBJECTIVES = (Objective(METRIC), Objective(MILLISECONDS, "min"))
 """What a compromise is between, where nothing else is wished."""
 EXPORTS = "exports"
-META_TRIAL = "meta_trial"
-"""The key of the exported trial in a manifest's origin."""
 
 
 def export_best(

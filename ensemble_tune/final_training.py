@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from ensemble_tune.ensemble.base_model import check_base_model
 from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, WITH_VAL, BaseTrial
 from ensemble_tune.ensemble.ensemble_trial import EnsembleTrial
-from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.manifest import META_TRIAL, EnsembleManifest
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, ENSEMBLE, MEMBERS, STACKING, MetaTrial
 from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.trained_ensemble import assemble, models_of
 from ensemble_tune.errors import RunError
-from ensemble_tune.export import EXPORTS, META_TRIAL
+from ensemble_tune.export import EXPORTS
+from ensemble_tune.final_folder import ENSEMBLE_FOLDER, METRICS
 from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
@@ -25,7 +26,6 @@ from ensemble_tune.trial import StoredCheckpoint, Value
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
-ENSEMBLE_FOLDER, METRICS = "ensemble", "metrics.json"
 _STAGE = "final"
 
 

@@ -21,6 +21,7 @@ from ensemble_tune.defaults import defaults_of
 from ensemble_tune.errors import ConfigError, RunError, TrainingError
 from ensemble_tune.results import read_run
 from ensemble_tune.storage import Location
+from ensemble_tune.tune.aim import metric_of, mode_of
 from ensemble_tune.tune.decisions import Decisions, Goal
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Mode, Status, TrialRecord
@@ -207,9 +208,9 @@ class _Recorded:
                 f"a plan needs a finished trial to learn from, but stage {stage} of {run} has none; "
                 "let the search go on until one has finished"
             )
-        metric = _metric(finished)
+        metric = metric_of(finished)
         curves = {trial: [row.scores.get(metric, math.nan) for row in own] for trial, own in rows.items()}
-        mode = _mode(finished, curves)
+        mode = mode_of(finished, curves)
         complete = [_Line(curves[r.trial], [_busy(row) for row in rows[r.trial]]) for r in finished]
         best = (max if mode == "max" else min)(record.score for record in finished if record.score is not None)
         lines = []
@@ -291,21 +292,6 @@ def _distance(one: Sequence[float], other: Sequence[float]) -> float:
     """The mean squared difference over the epochs of `one`; infinite where nothing can be compared."""
     squares = [(a - b) ** 2 for a, b in zip(one, other, strict=False) if not math.isnan(a - b)]
     return statistics.fmean(squares) if squares else math.inf
-
-
-def _metric(finished: Sequence[TrialRecord]) -> str:
-    """Which of its scores a search went after: the one that is every trial's `score`."""
-    names = [name for name in finished[0].scores if all(r.scores.get(name) == r.score for r in finished)]
-    if not names:
-        raise RunError("every finished trial's score must be one of its scores, but none is; the ledger is damaged")
-    return names[0]
-
-
-def _mode(finished: Sequence[TrialRecord], curves: Mapping[str, list[float]]) -> Mode:
-    """Whether high scores are good: then a trial is worth its highest."""
-    known = [(r.score, [score for score in curves[r.trial] if not math.isnan(score)]) for r in finished]
-    lowest = all(score == min(curve, default=score) for score, curve in known)
-    return "min" if lowest and not all(score == max(curve, default=score) for score, curve in known) else "max"
 
 
 def _busy(row: EpochRecord) -> float:

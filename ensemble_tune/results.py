@@ -21,7 +21,7 @@ from ensemble_tune.tune.pareto import front
 from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, rank
 
 _BARS = " ▏▎▍▌▋▊▉█"
-_TITLES = {
+TITLES = {
     "base": "Base models, scored on val",
     "probe": "One epoch each, to know what it takes",
     "fold": "Fold trainings, scored on the frames that they held out, fold 0 on val",
@@ -29,6 +29,7 @@ _TITLES = {
     "compare": "Fusions fitted on other blocks, scored on a block of training frames; block 0 is val",
     "final": "Final training",
 }
+"""What a person calls the stages of a run, in their order."""
 _TOLD = {
     "architecture": "",
     "encoder": "",
@@ -56,7 +57,7 @@ def leaderboard(out: Location, *, stage: str | None = None, top: int = 10) -> Re
     comparison = current_comparison(out, fusions)
     if comparison is not None:
         present.pop("compare", None)  # the table of the comparison says it all
-    stages = [*(stage for stage in _TITLES if stage in present), *(stage for stage in present if stage not in _TITLES)]
+    stages = [*(stage for stage in TITLES if stage in present), *(stage for stage in present if stage not in TITLES)]
     tables = {stage: _stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages}
     for session in Ledger(out / LEDGER).sessions():
         if session.stage in tables:  # the last one stays
@@ -74,16 +75,16 @@ def compromises(out: Location, objectives: Sequence[Objective]) -> RenderableTyp
             raise ConfigError(f"{out} has no score {each.metric!r}; {suggest(each.metric, known)}")
     tables = []
     for stage in dict.fromkeys(
-        record.stage for record in records if record.stage in ("base", "meta") or record.stage not in _TITLES
+        record.stage for record in records if record.stage in ("base", "meta") or record.stage not in TITLES
     ):
-        table = Table(title=_TITLES.get(stage, stage), title_justify="left", title_style="bold", box=SIMPLE, padding=0)
+        table = Table(title=TITLES.get(stage, stage), title_justify="left", title_style="bold", box=SIMPLE, padding=0)
         table.add_column("trial", no_wrap=True)
         for each in objectives:
             table.add_column(each.metric, justify="right", no_wrap=True)
         table.add_column("what")
         for record in front([record for record in records if record.stage == stage], objectives):
             scores = [f"{record.scores[each.metric]:.4g}" for each in objectives]
-            table.add_row(record.trial, *scores, _told(record))
+            table.add_row(record.trial, *scores, told(record))
         table.caption = "finished trials that no other beats in all of these scores"
         tables.append(table)
     return Group(*tables)
@@ -165,10 +166,10 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
     counts = {status: sum(record.status is status for record in records) for status in Status}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     # Narrow enough for a terminal of 80 columns; what is left out is on each trial's own page.
-    title = f"{_TITLES.get(stage, stage)} ({said})"
+    title = f"{TITLES.get(stage, stage)} ({said})"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, padding=0)
     table.add_column("trial", no_wrap=True)
-    ours = stage in _TITLES
+    ours = stage in TITLES
     for column in ("miou" if ours else "score", "small" if ours else "", "epoch", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("what")
@@ -179,11 +180,12 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
         scores = [_number(own), _number(record.scores.get("small_miou", math.nan)) if ours else ""]
         epoch = f"{record.best_epoch or '-'}/{record.epochs}"
         end = record.error or record.status.value
-        table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", _told(record), end)
+        table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", told(record), end)
     return table
 
 
-def _told(record: TrialRecord) -> str:
+def told(record: TrialRecord) -> str:
+    """What tells a trial from others, in a few words."""
     known = " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
     return known or " ".join(f"{name} {_value(value)}" for name, value in record.params.items())
 

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from ensemble_tune.ensemble.blend import tiled_labels
 from ensemble_tune.ensemble.image_file import Deep, resized
+from ensemble_tune.ensemble.manifest import MANIFEST_FILE
 from ensemble_tune.ensemble.overlay import write_mask, write_overlay
 from ensemble_tune.ensemble.pixels import FILE_SUFFIXES, read_pixels, usable
 from ensemble_tune.ensemble.scoring import logits_at
 from ensemble_tune.ensemble.stage_data import as_images
 from ensemble_tune.ensemble.tiles import Tiles
-from ensemble_tune.ensemble.trained_ensemble import MANIFEST_FILE, TrainedEnsemble
+from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError, RunError
-from ensemble_tune.final_training import ENSEMBLE_FOLDER
+from ensemble_tune.final_folder import ENSEMBLE_FOLDER
 from ensemble_tune.storage import Location, fetched, location, make_folder, named_as
 
 

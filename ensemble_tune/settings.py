@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, GIB
+from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, GIB, default_cache
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, suggest
@@ -20,11 +19,6 @@ from ensemble_tune.tune.workers import Workers
 
 PREDICTIONS = "predictions"
 METRIC = "miou"
-
-
-def default_cache() -> Path:
-    """The folder for decoded frames where none is given: ensemble_tune in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ensemble_tune"
 
 
 @dataclass(frozen=True, kw_only=True)

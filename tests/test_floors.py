@@ -15,6 +15,15 @@ SEAM = {
     f"ensemble_tune.{name}"
     for name in ("trial", "storage", "store_folder", "object_path", "bucket", "scratch", "errors")
 }
+WHAT_A_REPORT_READS = {
+    f"ensemble_tune.{name}"
+    for name in (
+        *("comparison", "final_folder", "fused", "results", "storage", "object_path", "errors"),
+        *(f"tune.{noun}" for noun in ("aim", "ledger", "pareto", "record", "session")),
+        *(f"ensemble.{noun}" for noun in ("bootstrap", "dataset", "disk_cache", "evidence", "image_file", "labels")),
+        *(f"ensemble.{noun}" for noun in ("manifest", "overlay", "score_names")),
+    )
+}
 
 
 def module_of(path: Path) -> str:
@@ -68,11 +77,26 @@ def test_the_tune_wing_knows_no_training(path: Path) -> None:
         assert not under(name, *forbidden), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if wing(path)], ids=module_of)
+@pytest.mark.parametrize("path", [path for path in FILES if wing(path) not in ("", "report")], ids=module_of)
 def test_a_wing_leans_on_itself_and_the_seam_alone(path: Path) -> None:
     for name in imports_of(path):
         if under(name, "ensemble_tune"):
             assert name in SEAM or under(name, f"ensemble_tune.{wing(path)}"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if wing(path) == "report"], ids=module_of)
+def test_a_report_reads_what_others_wrote(path: Path) -> None:
+    for name in imports_of(path):
+        if under(name, "ensemble_tune") and not under(name, "ensemble_tune.report"):
+            assert name in WHAT_A_REPORT_READS, f"{path} imports {name}"
+
+
+def test_nothing_leans_on_a_report_but_its_verb() -> None:
+    leaning = {
+        name for name, path in MODULES.items() if any(under(n, "ensemble_tune.report") for n in imports_of(path))
+    }
+    above = {name for name in leaning if not under(name, "ensemble_tune.report")}
+    assert above == {"ensemble_tune", "ensemble_tune.cli_read"}
 
 
 @pytest.mark.parametrize("name", sorted(SEAM))
@@ -110,9 +134,10 @@ def test_a_file_is_a_room_not_a_hall(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ensemble_tune.cli", "ensemble_tune.plan", "ensemble_tune.results", "ensemble_tune.tune.ledger"]
+    "name",
+    [f"ensemble_tune.{name}" for name in ("cli", "plan", "results", "report.page", "tune.ledger")],
 )
-def test_help_results_and_ledger_come_without_torch_and_ray(name: str) -> None:
+def test_help_results_report_and_ledger_come_without_torch_and_ray(name: str) -> None:
     seen, ahead = set(), [name]
     while ahead:
         module = ahead.pop()

@@ -20,8 +20,8 @@ from tiny_run import (
 
 from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import current_comparison
-from ensemble_tune.ensemble.cost import MILLISECONDS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.export import export_best
 from ensemble_tune.final_training import _fusion_before
 from ensemble_tune.meta_search import search_meta

@@ -19,8 +19,8 @@ from tiny_run import (
 )
 
 from ensemble_tune.cli import app
-from ensemble_tune.ensemble.cost import MILLISECONDS
 from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.run import run_all
 from ensemble_tune.storage import Location, write_bytes

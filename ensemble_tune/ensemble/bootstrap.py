@@ -102,6 +102,12 @@ def gain(better: Sequence[Evidence], worse: Sequence[Evidence], *, seed: int = 0
     return difference(scores(better), scores(worse))
 
 
+def mean_iou(evidence: Evidence, *, seed: int = 0) -> Interval:
+    """A model's mean IoU over all frames together, in resamples of them."""
+    scores = mean_of_numbers(resampled_ious(evidence, with_all(draw_frames(evidence.sequences, seed=seed))))
+    return difference(scores, np.zeros_like(scores))
+
+
 def with_all(weights: Floats) -> Floats:
     """(R, N) resamples to (1 + R, N): before them all frames once, which gives the figure itself."""
     return np.concatenate([np.ones((1, weights.shape[1])), weights])

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-MILLISECONDS, PARAMETERS, MEMORY = "milliseconds", "parameters", "memory"
-"""Names of scores: wall-clock milliseconds an image, millions of parameters, and the most megabytes held at once while
-one image is segmented. The first is the one score that two runs of the same trial do not share to the last bit."""
+from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
+
 _BYTES_A_PARAMETER = 4
 
 

@@ -25,6 +25,11 @@ DEFAULT_LIMIT = 100 * GIB
 _STAMP = "stamp.json"
 
 
+def default_cache() -> Path:
+    """The folder for decoded frames where none is given: ensemble_tune in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ensemble_tune"
+
+
 @dataclass(frozen=True, slots=True)
 class DiskCache:
     """Folders in `root`, safe to share between processes; those unused for longest go when `limit` bytes are full."""

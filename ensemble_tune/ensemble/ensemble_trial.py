@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ensemble_tune.ensemble.evidence import ENSEMBLE, EVIDENCE
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import MeanFusion
 from ensemble_tune.ensemble.image_file import resized
@@ -35,7 +36,7 @@ class EnsembleTrial:
     ensemble: Location
     """The ensemble's folder."""
     pictures: Location
-    """Where a mask and a picture of every frame are written."""
+    """Where a mask and a picture of every frame are written, and the evidence behind all scores."""
     split: str
     """test, or val where there is no test."""
 
@@ -61,6 +62,8 @@ class EnsembleTrial:
             return logits
 
         scored = score_variants(variants, frames, _SCORED_TOGETHER)
+        for name, found in scored.items():
+            found.evidence.save(self.pictures / EVIDENCE / (name or ENSEMBLE))
         yield EpochResult(
             epoch=1,
             scores={

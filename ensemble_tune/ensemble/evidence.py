@@ -18,6 +18,11 @@ from ensemble_tune.storage import Location, atomic_folder, retried
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+EVIDENCE = "evidence"
+"""The folder, in the folder of a run or of a final training, that holds what was measured there."""
+ENSEMBLE = "ensemble"
+"""What a final training's evidence of the whole ensemble is called; mean and member-1, ... stand beside it."""
+
 _CONFUSIONS, _CALIBRATION, _STAMP = "confusions.npy", "calibration.npy", "frames.json"
 
 
@@ -83,10 +88,14 @@ class Evidence:
             (aside / _STAMP).write_text(json.dumps(stamp), encoding="utf-8")
 
     @classmethod
-    def open(cls, folder: Location, of: str) -> Evidence:
-        """Reads what `save` wrote. Raises RunError where it is missing, damaged or of something else."""
+    def open(cls, folder: Location, of: str | None = None) -> Evidence:
+        """Reads what `save` wrote; of: what it must be of, None takes any.
+
+        Raises RunError where it is missing, damaged or of something else.
+        """
         try:
             stamp: dict[str, Any] = json.loads(_read(folder / _STAMP))
+            found = str(stamp["of"])
             texts = {name: tuple(stamp[name]) for name in ("classes", "small", "names", "sequences")}
             confusions = np.load(io.BytesIO(_read(folder / _CONFUSIONS)), allow_pickle=False)
             calibration = np.load(io.BytesIO(_read(folder / _CALIBRATION)), allow_pickle=False)
@@ -95,9 +104,10 @@ class Evidence:
         except (ValueError, EOFError, KeyError, TypeError) as error:
             raise RunError(f"evidence in {folder} is damaged; remove the folder to measure it again") from error
         frames, classes = len(texts["names"]), len(texts["classes"])
-        if stamp.get("of") != of or confusions.shape != (frames, classes, classes) or calibration.shape[1:] != (3,):
+        shapes = confusions.shape, calibration.shape[1:]
+        if of not in (None, found) or shapes != ((frames, classes, classes), (3,)):
             raise RunError(f"evidence in {folder} is of something else; remove the folder to measure it again")
-        return cls(of=of, **texts, confusions=cast(Counts, confusions), calibration=cast(Floats, calibration))
+        return cls(of=found, **texts, confusions=cast(Counts, confusions), calibration=cast(Floats, calibration))
 
     @classmethod
     def has(cls, folder: Location, of: str) -> bool:
@@ -107,6 +117,11 @@ class Evidence:
         except RunError:
             return False
         return True
+
+
+def evidence_name(of: str, block: int) -> str:
+    """The folder of a fit's evidence: of the trial `of` on all blocks but one; block 0: on all, scored on val."""
+    return f"{of}-block-{block}"
 
 
 def _read(path: Location) -> bytes:

@@ -57,6 +57,10 @@ _OWN_KEYS = (
     "from",
 )
 _FORMAT = 1
+META_TRIAL = "meta_trial"
+"""The key of the exported trial in a manifest's origin."""
+MANIFEST_FILE = "ensemble.toml"
+"""A trained ensemble's manifest, in its folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

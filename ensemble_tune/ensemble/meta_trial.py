@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.augment import Augment
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
-from ensemble_tune.ensemble.cost import MILLISECONDS, ForwardTimer, costs
+from ensemble_tune.ensemble.cost import ForwardTimer, costs
+from ensemble_tune.ensemble.evidence import evidence_name
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import WeightedMean, build_fusion
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
@@ -25,6 +26,7 @@ from ensemble_tune.ensemble.member_predictions import MemberPredictions, MemberS
 from ensemble_tune.ensemble.memory import inference_bytes
 from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.predictions import OutOfFold, Predictions
+from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.selection import PixelSample, greedy_weights
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
@@ -157,11 +159,6 @@ class MetaTrial:
         if flip:
             found = [{name: (1 + (name == MILLISECONDS)) * cost for name, cost in own.items()} for own in found]
         return found * models
-
-
-def evidence_name(of: str, block: int) -> str:
-    """The folder of a fit's evidence."""
-    return f"{of}-block-{block}"
 
 
 def evidence_identity(params: Params) -> str:

@@ -74,7 +74,10 @@ def write_overlay(
 
 
 def tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Pixels:
-    """The image in grey, coloured where it is labelled, so that texture and class are both seen."""
+    """The image in grey, coloured where it is labelled, so that texture and class are both seen.
+
+    image, colours: (H, W, 3) RGB. where: (H, W).
+    """
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.float32)
     mixed = np.where(where[..., None], _OPACITY * colours + (1 - _OPACITY) * grey, grey * (1 - _OPACITY))
     return cast(Pixels, mixed.astype(np.uint8))

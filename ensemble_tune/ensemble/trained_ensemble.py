@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from ensemble_tune.ensemble.base_model import build_base_model, class_probabilities
 from ensemble_tune.ensemble.fusion import build_fusion
-from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.manifest import MANIFEST_FILE, EnsembleManifest
 from ensemble_tune.ensemble.predictions import quantise
 from ensemble_tune.ensemble.training_state import WEIGHTS_FILE, load_weights
 from ensemble_tune.errors import RunError
 from ensemble_tune.storage import Location, atomic_folder, copy_file
-
-MANIFEST_FILE = "ensemble.toml"
 
 
 class TrainedEnsemble(nn.Module):

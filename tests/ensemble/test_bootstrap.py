@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble_tune.ensemble.bootstrap import Interval, draw_frames, gain, ious, resampled_ious
+from ensemble_tune.ensemble.bootstrap import Interval, draw_frames, gain, ious, mean_iou, resampled_ious
 from ensemble_tune.ensemble.evidence import Evidence
 
 
@@ -119,3 +119,11 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         found = gain([noisy(70, 80, 2 * seed)], [noisy(70, 80, 2 * seed + 1)])
         missed += not found.low <= 0 <= found.high
     assert 1 <= missed <= 12
+
+
+def test_a_score_has_an_interval_that_narrows_with_more_frames() -> None:
+    few, many = (mean_iou(noisy(70, frames, seed=3)) for frames in (40, 640))
+    whole = noisy(70, 40, seed=3)
+    assert few.value == pytest.approx(np.nanmean(ious(whole.confusions.sum(0))))
+    assert few.low < few.value < few.high
+    assert many.high - many.low < 0.5 * (few.high - few.low)

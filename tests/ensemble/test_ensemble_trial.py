@@ -10,8 +10,10 @@ from members import Members
 from tiles import CLASSES, SIZE
 from trial_contract import TrialContract, live
 
+from ensemble_tune.comparison import measured
 from ensemble_tune.ensemble.config import MetaConfig
 from ensemble_tune.ensemble.ensemble_trial import EnsembleTrial
+from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.frames import load_frames
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.metrics import Confusion
@@ -62,6 +64,14 @@ def test_the_written_masks_give_the_very_scores_that_are_reported(members: Membe
         confusion.add(torch.from_numpy(mask).long(), torch.from_numpy(np.array(frames.truth(row))))
     expected = confusion.scores(CLASSES, ("pole",))
     assert {name: scores[name] for name in expected} == expected
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_evidence_behind_every_score_is_kept(members: Members, tmp_path: Path) -> None:
+    scores = _measured(members, tmp_path)
+    for name, score in (("ensemble", "miou"), ("mean", "mean.miou"), ("member-2", "member-2.miou")):
+        evidence = Evidence.open(tmp_path / "out" / "evidence" / name)
+        assert measured(evidence).miou == pytest.approx(scores[score]) and len(evidence.names) == 4
 
 
 @pytest.mark.usefixtures("one_thread")

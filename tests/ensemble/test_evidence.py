@@ -34,6 +34,7 @@ def test_saved_evidence_comes_back(tmp_path: Path) -> None:
     assert np.array_equal(back.confusions, own.confusions) and np.array_equal(back.calibration, own.calibration)
     assert Evidence.has(tmp_path / "saved", "model") and not Evidence.has(tmp_path / "saved", "another")
     assert not Evidence.has(tmp_path / "nowhere", "model")
+    assert Evidence.open(tmp_path / "saved").of == "model", "whatever is there"
 
 
 @pytest.mark.parametrize("name", ["confusions.npy", "calibration.npy", "frames.json"])

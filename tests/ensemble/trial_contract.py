@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble_tune.ensemble.cost import MILLISECONDS
+from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial
 
 

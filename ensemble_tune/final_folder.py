@@ -1,0 +1,63 @@
+"""What a final training left in its folder, for whoever reads it without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_tune.comparison import measured
+from ensemble_tune.ensemble.evidence import ENSEMBLE, EVIDENCE, Evidence
+from ensemble_tune.ensemble.image_file import Pixels, decode_mask
+from ensemble_tune.ensemble.manifest import MANIFEST_FILE, EnsembleManifest
+from ensemble_tune.errors import RunError
+from ensemble_tune.storage import Location, names_in, retried
+
+FINAL, ENSEMBLE_FOLDER, METRICS, MASKS = "final", "ensemble", "metrics.json", "masks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalFolder:
+    """A trained ensemble, and what it scored on frames that chose nothing."""
+
+    place: Location
+    manifest: EnsembleManifest
+    split: str | None
+    """What was measured on: test, or val; None where nothing was left to measure on."""
+    scores: Mapping[str, float]
+    evidence: Mapping[str, Evidence]
+    """By what was measured: ensemble, mean, member-1, ...; empty where the folder holds none of these scores."""
+
+    @classmethod
+    def read(cls, place: Location) -> FinalFolder | None:
+        """None where no training has ended in `place`. Raises RunError or ConfigError where a file is damaged."""
+        file = place / METRICS
+        try:
+            document = json.loads(retried(lambda: file.read_text(encoding="utf-8"), file, "read"))
+            scores = {str(name): float(score) for name, score in document["scores"].items()}
+            split = document["split"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{file} is damaged; remove it, and run the same final training again") from error
+        return cls(
+            place=place,
+            manifest=EnsembleManifest.load(place / ENSEMBLE_FOLDER / MANIFEST_FILE),
+            split=None if split is None else str(split),
+            scores=scores,
+            evidence=_evidence(place / EVIDENCE, scores.get("miou", math.nan)),
+        )
+
+    def mask(self, name: str) -> Pixels:
+        """(H, W) class indices: what the ensemble made of a frame. Raises FileNotFoundError or DataError."""
+        file = self.place / MASKS / f"{name}.png"
+        return decode_mask(Path(str(file)), retried(file.read_bytes, file, "read"))
+
+
+def _evidence(folder: Location, miou: float) -> dict[str, Evidence]:
+    """The evidence of these scores; another training into the same folder may have left others."""
+    found = {name: Evidence.open(folder / name) for name in names_in(folder) if not name.startswith(".")}
+    whole = found.get(ENSEMBLE)
+    return found if whole is not None and math.isclose(measured(whole).miou, miou, abs_tol=1e-6) else {}

@@ -1,0 +1,190 @@
+"""Each fusion against the simpler ones: a table, the gains with their intervals, IoU by class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from ensemble_tune.comparison import Comparison, fusion_name, measured
+from ensemble_tune.ensemble.bootstrap import Interval
+from ensemble_tune.ensemble.evidence import ENSEMBLE
+from ensemble_tune.ensemble.score_names import MILLISECONDS
+from ensemble_tune.report.plot import BLUE, GREEN, GREY, OCHRE, ORANGE, PINK, PURPLE, RED, TEAL, Plot, plot, short
+from ensemble_tune.report.run_view import RunView
+from ensemble_tune.tune.record import Status
+
+_COLOURS = (ORANGE, BLUE, GREEN, PURPLE, TEAL, PINK, OCHRE, RED)
+_MARKS = ((BLUE, "circle"), (ORANGE, "diamond-open"), (GREY, "square-open"))
+_AT_FIRST = ("best single", "mean")
+"""The simpler fusions that gains are shown over before a reader asks for others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionTable:
+    """Rows of texts under a head."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    chosen: int | None
+    """The row that is exported."""
+    told: str
+
+
+def fusion_table(view: RunView) -> FusionTable | None:
+    """Of the comparison, or without one of the best fusion of each kind; None while no fusion has a score."""
+    if view.comparison is not None:
+        return _compared(view.comparison)
+    meta = view.stage("meta")
+    ended = [record for record in meta.ranked if record.status is not Status.RUNNING] if meta is not None else []
+    if not ended:
+        return None
+    best = {fusion_name(record.params): record for record in reversed(ended)}
+    shown = sorted(best.items(), key=lambda item: ended.index(item[1]))
+    rows = []
+    for name, record in shown:
+        cost = record.scores.get(MILLISECONDS, math.nan)
+        scores = [_number(record.scores.get(score, math.nan)) for score in ("miou", "small_miou")]
+        rows.append((name, record.trial, *scores, "-" if math.isnan(cost) else f"{cost:.1f}"))
+    return FusionTable(
+        head=("fusion", "trial", "mIoU on val", "small objects", "ms an image"),
+        rows=tuple(rows),
+        chosen=0,
+        told="The best of each kind on val, which chose it. They were not cross-fitted: no interval tells them apart.",
+    )
+
+
+def gains_plot(comparison: Comparison) -> Plot:
+    """What each fusion gains over each simpler one, in points."""
+    figure = go.Figure()
+    names = [fusion.name for fusion in comparison.fusions]
+    for simpler, colour in zip(names[:-1], _COLOURS * 2, strict=False):
+        pairs = [(fusion.name, fusion.over(simpler).miou) for fusion in comparison.fusions[names.index(simpler) + 1 :]]
+        values = [100 * interval.value for _, interval in pairs]
+        figure.add_scatter(
+            x=short(values),
+            y=[name for name, _ in pairs],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": short(100 * interval.high - value for (_, interval), value in zip(pairs, values, strict=True)),
+                "arrayminus": short(
+                    value - 100 * interval.low for (_, interval), value in zip(pairs, values, strict=True)
+                ),
+            },
+            text=[_points(interval) for _, interval in pairs],
+            mode="markers",
+            marker={"color": colour, "size": 9},
+            name=f"over {simpler}",
+            orientation="h",
+            offsetgroup=simpler,
+            visible=True if simpler in _AT_FIRST or len(names) <= 3 else "legendonly",
+            hovertemplate="%{y}: %{text}<extra></extra>",
+        )
+    figure.add_vline(x=0, line={"color": GREY, "dash": "dot"})
+    chosen = comparison.chosen
+    return plot(
+        "gains",
+        figure,
+        title="Gains over simpler fusions",
+        told=f"Points of cross-fitted mIoU with 95% intervals. {chosen.name} is exported: it is the simplest "
+        "than which no other is measurably better, that is, by an interval above 0. Click a name to show or hide it.",
+        height=120 + 38 * len(names),
+        scattermode="group",
+        xaxis={"title": {"text": "points of mIoU"}},
+        yaxis={"categoryorder": "array", "categoryarray": names[:0:-1]},
+    )
+
+
+def class_plots(view: RunView) -> list[Plot]:
+    """IoU by class: on the frames that chose nothing, and cross-fitted; else the best trial's on val."""
+    plots = []
+    final = view.final
+    if final is not None and final.evidence:
+        by_name = {("its best model" if name == "member-1" else name): each for name, each in final.evidence.items()}
+        shown = [name for name in (ENSEMBLE, "mean", "its best model") if name in by_name]
+        ious = {name: measured(by_name[name]).ious for name in shown}
+        plots.append(_classes("classes-final", f"on {final.split}", ious))
+    elif final is not None and _ious(final.scores):
+        plots.append(_classes("classes-final", f"on {final.split}", {ENSEMBLE: _ious(final.scores)}))
+    if view.comparison is not None:
+        chosen = view.comparison.chosen.name
+        fusions = [each for each in view.comparison.fusions if each.name in (chosen, *_AT_FIRST)]
+        fusions.sort(key=lambda fusion: fusion.name != chosen)
+        plots.append(_classes("classes", "cross-fitted", {each.name: each.crossfit.ious for each in fusions}))
+    if not plots:
+        ranked = next((stage.ranked for stage in reversed(view.searches) if stage.ranked), [])
+        if ranked and _ious(ranked[0].scores):
+            plots.append(_classes("classes", "on val", {ranked[0].trial: _ious(ranked[0].scores)}))
+    return plots
+
+
+def _compared(comparison: Comparison) -> FusionTable:
+    names = [fusion.name for fusion in comparison.fusions]
+    simpler = [name for name in _AT_FIRST if name in names[:-1]]
+    rows = []
+    for fusion in comparison.fusions:
+        gains = {each.over: each.miou for each in fusion.gains}
+        scores = (fusion.crossfit.miou, fusion.val.miou, fusion.crossfit.small_miou, fusion.crossfit.ece)
+        cost = f"{fusion.costs[MILLISECONDS]:.1f}" if MILLISECONDS in fusion.costs else "-"
+        over = [_points(gains[name]) if name in gains else "" for name in simpler]
+        rows.append((fusion.name, fusion.trial, *map(_number, scores), cost, *over))
+    return FusionTable(
+        head=(
+            "fusion",
+            "trial",
+            "mIoU, cross-fitted",
+            "mIoU on val",
+            "small objects",
+            "calibration error",
+            "ms an image",
+            *(f"over {name}, points" for name in simpler),
+        ),
+        rows=tuple(rows),
+        chosen=names.index(comparison.chosen.name),
+        told="The simplest first. Cross-fitted: scored on each block of training frames by a fit on the others. "
+        "In brackets 95% intervals.",
+    )
+
+
+def _classes(name: str, where: str, ious: Mapping[str, Mapping[str, float]]) -> Plot:
+    """ious: of each model by class, the one that counts first."""
+    first = next(iter(ious.values()))
+    order = sorted(first, key=lambda each: -math.inf if math.isnan(first[each]) else first[each])
+    figure = go.Figure()
+    for (model, own), (colour, symbol) in reversed(list(zip(ious.items(), _MARKS, strict=False))):
+        figure.add_scatter(
+            x=short(own.get(each, math.nan) for each in order),
+            y=order,
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 10},
+            name=model,
+            hovertemplate=f"%{{y}}: %{{x:.3f}}<extra>{model}</extra>",
+        )
+    absent = [each for each in order if math.isnan(first[each])]
+    best, worst = order[-1], next((each for each in order if each not in absent), order[0])
+    return plot(
+        name,
+        figure,
+        title=f"IoU by class, {where}",
+        told=f"Best {best} ({_number(first[best])}), worst {worst} ({_number(first[worst])})."
+        + (f" Not in these frames: {', '.join(absent)}." if absent else ""),
+        height=130 + 26 * len(order),
+        xaxis={"range": [0, 1], "title": {"text": "IoU"}},
+        yaxis={"categoryorder": "array", "categoryarray": order},
+    )
+
+
+def _ious(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("iou."): score for name, score in scores.items() if name.startswith("iou.")}
+
+
+def _points(interval: Interval) -> str:
+    value, low, high = (100 * each for each in (interval.value, interval.low, interval.high))
+    return f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _number(score: float) -> str:
+    return "-" if math.isnan(score) else f"{score:.3f}"

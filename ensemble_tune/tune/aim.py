@@ -1,0 +1,27 @@
+"""What a search went after, read off its ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ensemble_tune.errors import RunError
+from ensemble_tune.tune.record import Mode, TrialRecord
+
+
+def metric_of(scored: Sequence[TrialRecord]) -> str:
+    """Which of its scores a search went after: the one that is every trial's `score`.
+
+    scored: at least one trial, each with a score. Raises RunError where none is.
+    """
+    names = [name for name in scored[0].scores if all(r.scores.get(name) == r.score for r in scored)]
+    if not names:
+        raise RunError("every trial's score must be one of its scores, but none is; the ledger is damaged")
+    return names[0]
+
+
+def mode_of(scored: Sequence[TrialRecord], curves: Mapping[str, Sequence[float]]) -> Mode:
+    """Whether high scores are good: then a trial is worth its highest. curves: the metric of each trial by epoch."""
+    known = [(r.score, [score for score in curves[r.trial] if not math.isnan(score)]) for r in scored]
+    lowest = all(score == min(curve, default=score) for score, curve in known)
+    return "min" if lowest and not all(score == max(curve, default=score) for score, curve in known) else "max"

@@ -1,0 +1,147 @@
+"""The page in a real browser: opened from disk, the network off."""
+
+from pathlib import Path
+
+import pytest
+from reader import Reader
+from searched_run import searched_run
+from tiny_run import Finished
+from written_run import base, write_run
+
+from ensemble_tune.report.page import write_report
+from ensemble_tune.tune.record import Status
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a finished run."""
+    to = tmp_path_factory.mktemp("whole") / "report.html"
+    return Path(str(write_report(finished.out, to, cache=finished.folder / "cache")))
+
+
+@pytest.fixture(scope="module")
+def under_way(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a search with trials of every status."""
+    return Path(str(write_report(searched_run(tmp_path_factory.mktemp("under way") / "run"))))
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a search whose first trial has not had an epoch."""
+    return Path(str(write_report(write_run(tmp_path_factory.mktemp("empty"), base(0, None, status=Status.RUNNING)))))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("which", ["whole", "under_way", "empty"])
+def test_a_page_is_drawn_whole_and_without_an_error(
+    reader: Reader, request: pytest.FixtureRequest, which: str, width: int, dark: bool
+) -> None:
+    opened = reader.open(request.getfixturevalue(which), width=width, dark=dark)
+    figures = opened.page.eval_on_selector_all(
+        ".canvas",
+        """all => all.map(one => {
+            const box = one.getBoundingClientRect(), drawing = one.querySelector(".main-svg");
+            const marks = one.querySelectorAll(
+                ".scatterlayer path, .barlayer path, .heatmaplayer image, .scatterlayer text");
+            return [one.id, drawing !== null && box.width > 200 && box.height > 100, marks.length,
+                    drawing ? drawing.getBoundingClientRect().right : 0];
+        })""",
+    )
+    expected = {"whole": 12, "under_way": 8, "empty": 0}
+    assert len(figures) >= expected[which]
+    for name, drawn, marks, right in figures:
+        assert drawn and marks, f"{name} is not drawn"
+        assert right <= width, f"{name} is wider than the page"
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    assert (opened.errors, opened.requests) == ([], [])
+
+
+def test_a_click_on_a_column_sorts_the_table(reader: Reader, under_way: Path) -> None:
+    page = reader.open(under_way).page
+
+    def column(place: int) -> list[str]:
+        return page.eval_on_selector_all(
+            f".trials tbody tr > :nth-child({place})", "all => all.map(one => one.textContent)"
+        )
+
+    rate = page.locator(".trials th", has_text="learning_rate")
+    before = column(10)
+    rate.locator("button").click()
+    assert [float(text) for text in column(10)] == sorted(map(float, before), reverse=True)
+    assert rate.get_attribute("aria-sort") == "descending"
+    page.keyboard.press("Enter")
+    assert [float(text) for text in column(10)] == sorted(map(float, before))
+    page.locator(".trials th button", has_text="decoder_attention").click()
+    assert column(9) == ["none"] * 4 + ["scse"] * 4 + ["-"] * 16, "what lacks a value comes last"
+    assert sorted(column(1)) == [f"base-{number:04d}" for number in range(24)]
+
+
+def test_words_stage_and_status_filter_the_table(reader: Reader, whole: Path, under_way: Path) -> None:
+    page = reader.open(under_way).page
+    rows = page.locator(".trials tbody tr:visible")
+    assert rows.count() == 24 and page.inner_text("#count") == "24 trials"
+    page.select_option("#status", "stopped")
+    stopped = rows.count()
+    assert 0 < stopped < 24 and page.inner_text("#count") == f"{stopped} of 24 trials"
+    page.fill("#find", "unet scse")
+    assert 0 < rows.count() < stopped
+    assert all("unet" in text and "scse" in text for text in rows.all_inner_texts())
+    page.fill("#find", "nothing like this")
+    assert rows.count() == 0
+    page = reader.open(whole).page
+    page.select_option("#stage", "meta")
+    names = page.locator(".trials tbody tr:visible th").all_inner_texts()
+    assert names and all(name.startswith("meta-") for name in names)
+
+
+def test_a_slider_goes_from_prediction_to_truth(reader: Reader, whole: Path) -> None:
+    page = reader.open(whole).page
+    slider, truth = page.locator(".picture input").first, page.locator(".picture .truth").first
+    slider.focus()
+    page.keyboard.press("Home")
+    assert truth.evaluate("one => getComputedStyle(one).clipPath") == "inset(0px 100% 0px 0px)"
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert truth.evaluate("one => getComputedStyle(one).clipPath") == "inset(0px 90% 0px 0px)"
+    assert page.eval_on_selector_all(
+        ".picture img", "all => all.every(one => one.complete && one.naturalWidth === 64)"
+    ), "a picture is broken"
+    page.check("#plain")
+    assert not truth.is_visible()
+
+
+def test_colours_follow_the_system_and_the_reader(reader: Reader, under_way: Path) -> None:
+    def colours(page: object) -> list[str]:
+        return [
+            page.evaluate(f"getComputedStyle(document.querySelector('{what}')).{how}")  # type: ignore[attr-defined]
+            for what, how in (("body", "backgroundColor"), (".canvas .xtick text", "fill"))
+        ]
+
+    light, dark = (colours(reader.open(under_way, dark=dark).page) for dark in (False, True))
+    assert light[0] == "rgb(255, 255, 255)" and not set(light) & set(dark)
+    page = reader.open(under_way, dark=True).page
+    page.select_option("#theme", "light")
+    page.wait_for_function(
+        "colour => getComputedStyle(document.querySelector('.xtick text')).fill === colour", arg=light[1]
+    )
+    assert colours(page) == light
+
+
+def test_a_page_can_be_read_with_the_keyboard_alone(reader: Reader, under_way: Path) -> None:
+    page = reader.open(under_way).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    seen = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
+    assert {"theme", "Answer", "find", "stage", "status", "learning_rate"} <= seen
+
+
+def test_a_page_can_be_printed(reader: Reader, whole: Path) -> None:
+    opened = reader.open(whole, dark=True)
+    assert opened.page.pdf(format="A4").startswith(b"%PDF")
+    opened.page.emulate_media(media="print")
+    assert not opened.page.locator("nav").is_visible() and not opened.page.locator("#filters").is_visible()
+    assert not opened.errors

@@ -1,0 +1,153 @@
+"""What the figures show of a search: their data, not their looks."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from searched_run import EPOCHS, searched_run
+from tiny_run import Finished
+from written_run import base, usual_run, write_run
+
+from ensemble_tune.report.compromise import compromise_plot
+from ensemble_tune.report.confusion import confusion_plot
+from ensemble_tune.report.curves import curves_plot
+from ensemble_tune.report.fusions import class_plots, fusion_table, gains_plot
+from ensemble_tune.report.plot import Plot
+from ensemble_tune.report.run_view import RunView
+from ensemble_tune.report.trial_table import trial_tables
+from ensemble_tune.report.tuning import study_of, tuning_plots
+from ensemble_tune.tune.record import Status
+
+
+def traces(plot: Plot | None) -> dict[str, dict[str, Any]]:
+    assert plot is not None
+    return {trace.get("name", str(place)): trace for place, trace in enumerate(json.loads(plot.figure)["data"])}
+
+
+def test_stopped_trials_have_lines_of_their_own_that_end_early(searched: RunView) -> None:
+    stage = searched.searches[0]
+    found = traces(curves_plot(stage))
+    assert {"finished", "stopped early", "failed", "paused", "running", f"best: {stage.ranked[0].trial}"} <= set(found)
+    for name, epochs in (("finished", EPOCHS), ("stopped early", EPOCHS // 2), ("running", EPOCHS // 2)):
+        assert max(epoch for epoch in found[name]["x"] if epoch) == epochs
+    stopped = {trial.trial for trial in stage.trials if trial.status is Status.STOPPED}
+    assert set(found["stopped early"]["text"]) - {None} == stopped - {stage.ranked[0].trial}
+
+
+def test_of_too_many_curves_the_best_stay(tmp_path: Path) -> None:
+    view = RunView.of(searched_run(tmp_path, 420, epochs=2))
+    plot = curves_plot(view.searches[0])
+    assert plot is not None and "120 curves between the best and the worst are left out" in plot.told
+    shown = {name for trace in json.loads(plot.figure)["data"] for name in trace.get("text", ())} - {None}
+    assert len(shown) == 300
+    assert {trial.trial for trial in view.searches[0].ranked[:150]} <= shown
+
+
+def test_a_study_in_memory_holds_the_trials_at_their_best(searched: RunView) -> None:
+    study = study_of(searched.searches[0])
+    assert study is not None
+    scored = [trial for trial in searched.searches[0].trials if trial.status is not Status.FAILED]
+    assert [trial.value for trial in study.trials] == [trial.score for trial in scored]
+    assert {name for trial in study.trials for name in trial.params} == {
+        "architecture",
+        "learning_rate",
+        "decoder_attention",
+    }
+    assert study.trials[0].distributions["learning_rate"].log
+    assert all(("decoder_attention" in t.params) == (t.params["architecture"] == "unet") for t in study.trials)
+
+
+def test_the_parameter_that_matters_comes_first(searched: RunView) -> None:
+    plots = {plot.name: plot for plot in tuning_plots(searched.searches[0])}
+    importance = next(iter(traces(plots["importance-base"]).values()))
+    assert importance["y"][-1] == "learning_rate" and importance["x"][-1] == max(importance["x"])
+    assert {"parallel-base", "slice-base-learning_rate", "slice-base-architecture"} <= set(plots)
+    (shown,) = traces(plots["slice-base-learning_rate"]).values()
+    assert len(shown["x"]) == len(searched.searches[0].ranked)
+
+
+def test_where_nothing_was_varied_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    alike = [replace(base(number, 0.4), params={"x": 1}) for number in range(9)]
+    assert not tuning_plots(RunView.of(write_run(tmp_path / "alike", *alike)).searches[0])
+    few = RunView.of(usual_run(tmp_path / "few")).searches[0]
+    assert [plot.name for plot in tuning_plots(few)] == ["parallel-base", "slice-base-encoder"]
+
+
+def test_gains_stand_beside_every_simpler_fusion(finished: Finished) -> None:
+    comparison = RunView.of(finished.out).comparison
+    assert comparison is not None
+    found = traces(gains_plot(comparison))
+    for fusion in comparison.fusions:
+        for gain in fusion.gains:
+            trace = found[f"over {gain.over}"]
+            place = trace["y"].index(fusion.name)
+            assert trace["x"][place] == pytest.approx(100 * gain.miou.value, rel=1e-3)
+            assert trace["error_x"]["array"][place] == pytest.approx(100 * (gain.miou.high - gain.miou.value), rel=1e-3)
+    table = fusion_table(RunView.of(finished.out))
+    assert table is not None and table.chosen is not None
+    assert [row[0] for row in table.rows] == [fusion.name for fusion in comparison.fusions]
+    assert table.rows[table.chosen][0] == comparison.chosen.name
+
+
+def test_without_a_comparison_the_best_of_each_kind_is_shown(tmp_path: Path) -> None:
+    table = fusion_table(RunView.of(usual_run(tmp_path)))
+    assert table is not None
+    assert [row[:3] for row in table.rows] == [
+        ("plain", "meta-0003", "0.600"),
+        ("mean", "meta-0000", "0.520"),
+        ("best single", "meta-0001", "0.500"),
+    ]
+
+
+def test_classes_are_shown_on_the_frames_that_chose_nothing_and_cross_fitted(finished: Finished) -> None:
+    view = RunView.of(finished.out)
+    plots = {plot.name: plot for plot in class_plots(view)}
+    assert set(plots) == {"classes-final", "classes"} and view.final is not None
+    shown = traces(plots["classes-final"])
+    assert {"ensemble", "mean", "its best model"} >= set(shown)
+    by_class = dict(zip(shown["ensemble"]["y"], shown["ensemble"]["x"], strict=True))
+    assert by_class["car"] == pytest.approx(view.final.scores["iou.car"], rel=1e-4)
+
+
+def test_the_confusion_matrix_has_shares_of_the_truth(finished: Finished) -> None:
+    view = RunView.of(finished.out)
+    assert view.final is not None
+    (heat,) = traces(confusion_plot(view)).values()
+    assert np.nansum(np.array(heat["z"], float), axis=1) == pytest.approx([100, 100, 100], abs=0.3)
+    counts = view.final.evidence["ensemble"].confusions.sum(0)
+    assert heat["z"][1][1] == pytest.approx(100 * counts[1, 1] / counts[1].sum(), abs=0.06)
+    before = confusion_plot(replace(view, final=None))
+    assert before is not None and "cross-fitted on the training frames" in before.told
+    assert confusion_plot(replace(view, final=None, comparison=None)) is None
+
+
+def test_the_front_is_of_those_that_none_beats(searched: RunView) -> None:
+    found = traces(compromise_plot(searched))
+    assert set(found) == {"base models", "front", "knee"}
+    times, scores = found["front"]["x"], found["front"]["y"]
+    assert times == sorted(times, reverse=True) and scores == sorted(scores, reverse=True)
+    assert compromise_plot(replace(searched, stages=())) is None
+
+
+def test_every_trial_is_in_a_table_the_best_first(searched: RunView) -> None:
+    (table,) = trial_tables(searched)
+    assert len(table.rows) == 24 and not table.left_out
+    assert table.head == (
+        *("trial", "status", "miou", "small_miou", "best epoch", "epochs", "seconds"),
+        *("architecture", "decoder_attention", "learning_rate", "error"),
+    )
+    scores = [row[2].number for row in table.rows if row[1].text != "failed"]
+    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
+    lacking = [row for row in table.rows if row[7].text != "unet"]
+    assert lacking and all(row[8].text == "-" and row[8].number is None for row in lacking)
+
+
+def test_of_too_many_trials_the_best_are_in_the_table(tmp_path: Path) -> None:
+    view = RunView.of(searched_run(tmp_path, 1600, epochs=2))
+    (table,) = trial_tables(view)
+    assert len(table.rows) == 1500 and table.left_out == 100
+    assert not any(math.isnan(row[2].number or 0) for row in table.rows)
