@@ -17,6 +17,7 @@ from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
 from ensemble_tune.ensemble.folds import assign_folds
 from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import Frames, load_frames
+from ensemble_tune.ensemble.gpu_share import keep_to_share
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError
@@ -84,10 +85,15 @@ class StageData:
             )
 
     def prepare(self) -> torch.device:
-        """Gives this process its threads and chooses its device. Raises nothing: without a GPU it is the CPU."""
+        """Gives this process its threads, chooses its device, and keeps it to its share of that.
+
+        Raises nothing: without a GPU it is the CPU.
+        """
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-        return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+        keep_to_share(device)
+        return device
 
     def _trained_on(self) -> list[str]:
         """Which of the data set's splits."""
