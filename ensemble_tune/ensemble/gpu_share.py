@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ensemble_tune.trial import given_share
+from ensemble_tune.trial import Share, given_share
 
 CONTEXT_BYTES = 640 * 2**20
 """What CUDA and its libraries hold of a card before the first tensor. Not measured."""
@@ -28,17 +28,17 @@ def keep_to_share(device: torch.device) -> None:
         return
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    share = given_share()
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(allocated_fraction(share.gpu_bytes if share else None, total), device)
+    torch.cuda.set_per_process_memory_fraction(allocated_fraction(given_share(), total), device)
 
 
-def allocated_fraction(share: int | None, total: int) -> float:
-    """The part of a card of `total` bytes that tensors may take, of a share in bytes; None is all of it."""
-    if share is None:
+def allocated_fraction(share: Share | None, total: int) -> float:
+    """The part of a card of `total` bytes that the tensors of a share may take."""
+    if share is None or (share.gpu_bytes is None and not 0 < share.gpus < 1):
         return 1.0
+    own = share.gpus * total if share.gpu_bytes is None else share.gpu_bytes
     # The context is taken of the card, but not by torch's allocator, which alone the limit is for.
-    return min(1.0, max(0.0, (share - CONTEXT_BYTES) / total))
+    return min(1.0, max(0.0, (own - CONTEXT_BYTES) / total))
 
 
 def most_taken(device: torch.device) -> int | None:

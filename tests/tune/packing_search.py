@@ -1,0 +1,69 @@
+"""`python packing_search.py OUT`: trials of many sizes on a logical cluster of two cards of 16 GiB and one of 80."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as this process
+from ray.cluster_utils import Cluster
+
+from ensemble_tune.errors import OutOfMemoryError
+from ensemble_tune.trial import Checkpoint, EpochResult, Params, given_share
+from ensemble_tune.tune.machines import CARD_LABEL
+from ensemble_tune.tune.resources import GIB, Resources
+from ensemble_tune.tune.search import Search
+from ensemble_tune.tune.workers import Workers
+
+CARDS = {"small": (2, 16), "large": (1, 80)}
+"""How many of how many GiB."""
+ROUND = [40, 20, 20, 8, 8, 4, 4, 4, 4]
+"""GiB of trials that fill all cards."""
+ROUNDS, SECONDS, EPOCHS = 3, 1.5, 2
+
+
+def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+    """Takes what `takes` says, or else what it was expected to; with less it runs out of memory, as on a real card."""
+    share = given_share()
+    assert share is not None and share.gpu_bytes is not None
+    takes = float(params.get("takes", params["gib"]))
+    for epoch in range(1 if resume is None else resume.epoch + 1, EPOCHS + 1):
+        if takes * GIB > share.gpu_bytes and epoch == EPOCHS:
+            raise OutOfMemoryError(f"a stand-in for an allocator has {share.gpu_bytes} bytes for {takes:g} GiB")
+        time.sleep(SECONDS)
+        yield EpochResult(epoch=epoch, scores={"score": float(params["gib"])}, gpu_bytes=int(takes * GIB))
+
+
+def needs(params: Params) -> Resources:
+    return Resources(cpus=0.5, gpu_memory=float(params["gib"]))
+
+
+def points() -> list[Params]:
+    found: list[Params] = [{"gib": gib, "seed": number} for number, gib in enumerate(ROUND * ROUNDS)]
+    # One that needs a third where a quarter was expected, one that needs more than there is, and two that never fit.
+    return [*found, {"gib": 3.9, "takes": 5, "seed": 90}, {"gib": 80, "takes": 81, "seed": 91}, {"gib": 99, "seed": 92}]
+
+
+def search(out: Path, address: str) -> Search:
+    return Search(
+        trial=trial,
+        metric="score",
+        stage="packed",
+        keep=1,
+        out=out,
+        max_epochs=EPOCHS,
+        points=points(),
+        requirements=needs,
+        workers=Workers(Resources(cpus=0.5), address),
+    )
+
+
+if __name__ == "__main__":
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for number, gib in CARDS.values():
+        cluster.add_node(num_cpus=8, num_gpus=number, labels={CARD_LABEL: str(gib)})
+    search(Path(sys.argv[1]), cluster.address).run()
+    cluster.shutdown()
