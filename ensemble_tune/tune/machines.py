@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray._private.state import state
 
+from ensemble_tune.errors import ConfigError
 from ensemble_tune.tune.resources import GIB, Machine
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,19 @@ class Machines:
             self._cards[machine] = min(cards, default=None)
         for node in nodes:
             if CARD_LABEL in node["Labels"]:
-                self._cards[node["NodeID"]] = int(float(node["Labels"][CARD_LABEL]) * GIB)
+                self._cards[node["NodeID"]] = int(_gib(node["Labels"][CARD_LABEL]) * GIB)
             if not node["Resources"].get("GPU"):
                 self._cards[node["NodeID"]] = None
+
+
+def _gib(text: str) -> float:
+    """A label's value. Raises ConfigError."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(
+            f"the label {CARD_LABEL} of a machine must be the GiB of one of its GPUs, but is {text!r}; try 16"
+        ) from None
 
 
 def _probe(ids: Collection[str]) -> dict[str, tuple[list[int], int] | None]:

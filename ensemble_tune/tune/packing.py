@@ -15,6 +15,8 @@ _MOST = 100
 """Trials on a card."""
 _MARGIN = 1.1
 """On what was measured: another trial of the same kind may take a little more."""
+_MORE = 1.25
+"""Than a share that was too small the next one is so many times as large at least: a 19th is hardly more than a 20th."""
 _PARTS = 10_000
 """Ray counts in so many parts of a device."""
 _TINY = 1e-6
@@ -215,10 +217,10 @@ class Bookings:
         elif not share.gpus or share.gpus > 1:
             return False
         elif placement.card is None or placement.gpu_bytes is None:
-            share = replace(share, gpus=_part(max(1, round(1 / share.gpus) - 1)))
+            share = replace(share, gpus=_part(max(1, _fewer(round(1 / share.gpus)))))
         else:
-            parts = max(1, placement.card // max(1, placement.gpu_bytes))
-            least = placement.card // (parts - 1) if parts > 1 else placement.card + 1
+            parts = _fewer(placement.card // max(1, placement.gpu_bytes))
+            least = placement.card // parts if parts > 0 else placement.card + 1
             if share.gpu_memory is not None:
                 self._learn(_estimated(share), least / _MARGIN)
             share = replace(share, gpus=None)
@@ -270,6 +272,11 @@ class Bookings:
         if self._kept is None or self._kept[0] == trial or self._kept[1] != machine.id:
             return ()
         return (self._kept[2],)
+
+
+def _fewer(parts: int) -> int:
+    """Into how many parts a card is cut for the next larger share; 0 where that is more than the card."""
+    return min(parts - 1, int(parts / _MORE))
 
 
 def _part(parts: int) -> float:

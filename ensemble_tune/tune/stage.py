@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ensemble_tune.errors import ConfigError
 from ensemble_tune.tune.conductor import Assignment, Conductor
 from ensemble_tune.tune.packing import Bookings, Placement, Wish
 from ensemble_tune.tune.record import Status
+from ensemble_tune.tune.resources import Machine
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,11 @@ class Stage:
         """A trial gives its place back."""
         if self.bookings is not None:
             self.bookings.free(handed.assignment.trial)
+
+    def meet(self, machines: Sequence[Machine]) -> None:
+        """The machines that there are from now on."""
+        if self.bookings is not None:
+            self.bookings.meet(machines)
 
     def learn(self, figures: Mapping[str, float | str]) -> None:
         """Takes what a trial's row says of its memory."""

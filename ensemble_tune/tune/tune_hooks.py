@@ -134,6 +134,11 @@ class Proposals(SearchAlgorithm):
         return self._make_ready(self.stage.next_like(trial_id))
 
     @property
+    def coming(self) -> set[str]:
+        """The names of the trials that are about to take a worker over."""
+        return {name for name, _ in self._ready}
+
+    @property
     def alike(self) -> bool:
         """Whether all trials of the stage have the same share."""
         return self.stage is None or self.stage.bookings is None
@@ -197,9 +202,8 @@ class Proposals(SearchAlgorithm):
                 machines = self._machines.up(self.leaving.ids)
                 stage.conductor.meter.nodes, stage.conductor.meter.places = len(machines), self.places
                 self._counted = time.monotonic()
-                if stage.bookings is not None:
-                    stage.bookings.meet(machines)
-                    self._move(stage, {machine.id for machine in machines}, tune_controller)
+                stage.meet(machines)
+                self._move(stage, {machine.id for machine in machines}, tune_controller)
             if stage.bookings is not None:
                 stage.conductor.meter.held = stage.bookings.held("GPU")
             stage.conductor.look()
@@ -291,8 +295,6 @@ class Events(TrialScheduler):
             if keep:
                 cache.increase_max(trial.placement_group_factory, by=keep)
             self._kept = (trial.placement_group_factory, keep)
-        if trial.trial_id in self._takes_over:
-            cache.decrease_max(self._takes_over.pop(trial.trial_id))
         self._waiting.append(trial)
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
@@ -308,6 +310,9 @@ class Events(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> TuneTrial | None:
         """The trial that has waited longest: Tune itself would give a freed worker to the newest."""
         self._proposals.look(tune_controller)
+        cache = getattr(tune_controller, "_actor_cache", None)
+        for name in self._takes_over.keys() - self._proposals.coming:  # Tune knows of it by now, or it does not come
+            cache.decrease_max(self._takes_over.pop(name))
         while self._waiting and self._waiting[0].status != TuneTrial.PENDING:
             self._waiting.popleft()
         return self._waiting[0] if self._waiting else None

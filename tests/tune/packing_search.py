@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as this process
 from ray.cluster_utils import Cluster
 
 from ensemble_tune.errors import OutOfMemoryError
@@ -43,7 +41,7 @@ def needs(params: Params) -> Resources:
 
 def points() -> list[Params]:
     found: list[Params] = [{"gib": gib, "seed": number} for number, gib in enumerate(ROUND * ROUNDS)]
-    # One that needs a third where a quarter was expected, one that needs more than there is, and two that never fit.
+    # One that needs more than it was expected to, one that needs more than there is, one that is known not to fit.
     return [*found, {"gib": 3.9, "takes": 5, "seed": 90}, {"gib": 80, "takes": 81, "seed": 91}, {"gib": 99, "seed": 92}]
 
 

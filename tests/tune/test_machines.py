@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hungry_trial import HungryTrial
 
+from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.machines import Machines, _look
+from ensemble_tune.tune.machines import Machines, _gib, _look
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.search import Search
@@ -35,6 +36,12 @@ def test_a_card_has_what_others_leave_of_it(nvidia_smi: Callable[[str], None]) -
     nvidia_smi("16384, 384\n81920, 0")
     cards, kills = _look()
     assert cards == [16000 * 2**20, 81920 * 2**20] and kills >= 0
+
+
+def test_a_label_says_what_a_card_holds() -> None:
+    assert _gib("39.5") == 39.5
+    with pytest.raises(ConfigError, match=r"the label gpu-memory-gib of a machine must be the GiB .* but is '16GiB'"):
+        _gib("16GiB")
 
 
 @pytest.mark.parametrize("answer", ["[N/A], [N/A]", "No devices were found"])

@@ -148,6 +148,13 @@ def test_at_a_whole_card_there_is_more_on_a_larger_one_alone() -> None:
     assert placed(both, both.wish("a", {"gib": 12})) == [("large", 0.25)]
 
 
+def test_the_next_larger_share_is_a_quarter_more_at_least() -> None:
+    twentieth = Placement(share=Resources(gpus=0.05, gpu_memory=4), machine="large", card=80 * GIB, gpu_bytes=4 * GIB)
+    booked = bookings(LARGE)
+    assert booked.raised("a", twentieth, on_gpu=True)
+    assert placed(booked, booked.wish("a", {"gib": 4})) == [("large", 0.0625)]
+
+
 def test_of_cards_of_unknown_size_the_next_larger_part_is_tried() -> None:
     booked = Bookings(lambda params: Resources(gpus=0.25), [UNKNOWN])
     for before, after in ((0.25, 0.3333), (0.3333, 0.5), (0.5, 1.0)):

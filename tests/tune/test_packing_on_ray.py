@@ -23,6 +23,7 @@ from ensemble_tune.tune.resources import GIB
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     out = tmp_path_factory.mktemp("packed")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
     environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
     command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
