@@ -66,7 +66,7 @@ def run(records: list[TrialRecord], bookings: Bookings) -> tuple[float, float, f
         if not ends:
             return now, given / waited / (112 * GIB), taken_over / len(records)
         then, trial = heapq.heappop(ends)
-        if stage.window:
+        if stage.window or told.waiting:
             given += (then - now) * sum(handed.placement.gpu_bytes or 0 for handed in stage.live.values())
             waited += then - now
         now = then
@@ -83,11 +83,11 @@ class Told:
     reason = None
 
     def __init__(self, records: list[TrialRecord]) -> None:
-        self._waiting = list(records)
+        self.waiting = list(records)
 
     def next(self) -> Assignment | None:
         """The first one."""
-        return Assignment(self._waiting.pop(0)) if self._waiting else None
+        return Assignment(self.waiting.pop(0)) if self.waiting else None
 
     def ended(self, trial: str, status: Status | None = None, error: str | None = None) -> None:
         """Only where one fits nowhere."""

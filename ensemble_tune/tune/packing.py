@@ -16,7 +16,7 @@ _MOST = 100
 _MARGIN = 1.1
 """On what was measured: another trial of the same kind may take a little more."""
 _MORE = 1.25
-"""Than a share that was too small the next one is so many times as large at least: a 19th is hardly more than a 20th."""
+"""Than a share that was too small the next is so many times as large at least: a 19th is hardly more than a 20th."""
 _PARTS = 10_000
 """Ray counts in so many parts of a device."""
 _TINY = 1e-6
@@ -199,6 +199,15 @@ class Bookings:
         ]
         if self._kept is None and cards:
             self._kept = wish.trial, *max(cards)[1:]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether something is left that a trial may fit into: of a card, or where there is none of a processor."""
+        cards = any(room.cards for room in self._rooms.values())
+        return self._grows or any(
+            room.left(()) > 0 and (not cards or max(room.cards, default=0) >= 1 / _MOST)
+            for room in self._rooms.values()
+        )
 
     def free(self, trial: str) -> None:
         """Takes a share back; nothing where the trial had none."""

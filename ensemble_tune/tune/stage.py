@@ -70,8 +70,7 @@ class Stage:
         if self.bookings is None:
             assignment = self._assignment()
             return None if assignment is None else Handed(assignment, placement)
-        self._look_ahead(self.bookings)
-        return self._fitting(self.bookings)
+        return self._seek(self.bookings)
 
     def next_like(self, name: str) -> Handed | None:
         """The next trial that can take over the place and the worker of one that ends, by Tune's id."""
@@ -79,7 +78,7 @@ class Stage:
             return None
         handed = self.live[name]
         self.bookings.free(handed.assignment.trial)
-        return self._fitting(self.bookings, handed.placement)
+        return self._seek(self.bookings, handed.placement)
 
     def ended(self, handed: Handed, status: Status | None = None, error: str | None = None) -> None:
         """A trial trains no further; status, error: what went wrong and why."""
@@ -117,10 +116,10 @@ class Stage:
         """
         trial, placement = handed.assignment.trial, handed.placement
         self.conductor.note_gpu(trial, {**placement.figures, "ran_out": placement.share.gpus or 0.0})
-        # Where nothing was booked, others may have had the memory.
-        unbooked = self.bookings is None or not (on_gpu or placement.share.memory)
         first = trial not in self.forgiven
-        if first and (unbooked or self.bookings.raised(trial, placement, on_gpu=on_gpu)):
+        # Where nothing was booked, others may have had the memory.
+        booked = self.bookings if on_gpu or placement.share.memory else None
+        if first and (booked is None or booked.raised(trial, placement, on_gpu=on_gpu)):
             log.info("%s ran out of memory with %s; it is run once more: %s", trial, _told(placement), why)
             self.forgiven.add(trial)
             if self.conductor.reason is None:
@@ -151,19 +150,28 @@ class Stage:
     def _assignment(self) -> Assignment | None:
         return replace(self.again.popleft(), proposed=time.time()) if self.again else self.conductor.next()
 
-    def _look_ahead(self, bookings: Bookings) -> None:
-        """Fills the window; trials that fit on no machine fail on the way."""
+    def _seek(self, bookings: Bookings, like: Placement | None = None) -> Handed | None:
+        """A trial that fits, or with `like` one that fits there; looks no further ahead than it must for one."""
         if not self.live:  # machines may have gone for good
             self.window = [each for each in self.window if self._wish(bookings, each.assignment) is not None]
-        urgent = len(self.again)
-        while len(self.window) < _AHEAD or self.again:
-            assignment = self._assignment()
-            if assignment is None:
-                return
-            wish = self._wish(bookings, assignment)
-            if wish is not None:
-                self.window.insert(len(self.window) if not urgent else 0, Waiting(assignment, wish))
-            urgent = max(0, urgent - 1)
+        while self.again:
+            self._take(bookings, at=0)
+        handed = self._fitting(bookings, like)
+        while handed is None and len(self.window) < _AHEAD and (like is not None or bookings.has_room):
+            if not self._take(bookings, at=len(self.window)):
+                break
+            handed = self._fitting(bookings, like)
+        return handed
+
+    def _take(self, bookings: Bookings, at: int) -> bool:
+        """Takes a trial into the window, or lets it fail where it fits on no machine; whether there was one."""
+        assignment = self._assignment()
+        if assignment is None:
+            return False
+        wish = self._wish(bookings, assignment)
+        if wish is not None:
+            self.window.insert(at, Waiting(assignment, wish))
+        return True
 
     def _wish(self, bookings: Bookings, assignment: Assignment) -> Wish | None:
         """What a trial asks for; where no machine can ever hold it, it fails."""
