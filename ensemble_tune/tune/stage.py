@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _WORKER_DEATHS = 3
 """How often a trial's worker may die before the trial counts as lost."""
-_AHEAD = 8
+_AHEAD = 16
 """Trials that are looked at for one that fits, or that takes an idle worker over as it is."""
 _OVERTAKEN = 16
 """How often a trial may be overtaken by others that fit before a card is kept for it."""
