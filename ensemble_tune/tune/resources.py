@@ -49,7 +49,7 @@ class Resources:
             )
 
         if not 0 <= self.memory < math.inf:
-            raise ConfigError(f"a trial's memory must be 0 GiB or more, but got {self.memory}")
+            raise ConfigError(f"--memory-per-trial must be 0 GiB or more, but got {self.memory}; try 8")
         if self.gpu_memory is not None and not 0 < self.gpu_memory < math.inf:
             raise ConfigError(f"a trial's memory on a GPU must be above 0 GiB, but got {self.gpu_memory}")
 
