@@ -18,7 +18,7 @@ import ray
 from ray.tune import run as run_tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from ensemble_tune.trial import SizedTrial, Trial
+from ensemble_tune.trial import Params, SizedTrial, Trial
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.interrupts import interruptible
 from ensemble_tune.tune.machines import Machines
@@ -106,7 +106,15 @@ class RayRunner:
         """
         if not isinstance(trial, SizedTrial) or not self._resources.gpus or self._proposals.grows:
             return None
-        return lambda params: replace(self._asked, gpu_memory=trial.gpu_bytes(params) / GIB)
+
+        def share(params: Params) -> Resources:
+            try:
+                return replace(self._asked, gpu_memory=trial.gpu_bytes(params) / GIB)
+            except Exception as error:  # whatever is wrong with the parameters, the trial itself says better
+                log.warning("what a trial takes of a GPU cannot be told: %s: %s", type(error).__name__, error)
+                return self._asked
+
+        return share
 
     def close(self) -> None:
         """Ends the workers; those that still train are not waited for."""

@@ -72,7 +72,7 @@ def test_threads_fit_the_share_of_cores() -> None:
 
 @pytest.mark.parametrize("memory", [-1, math.nan, math.inf])
 def test_a_share_of_memory_that_makes_no_sense_is_refused(memory: float) -> None:
-    with pytest.raises(ConfigError, match="--memory-per-trial must be 0 GiB or more, but got .*; try 8"):
+    with pytest.raises(ConfigError, match=r"--memory-per-trial must be 0 GiB or more, but got .*; try 8"):
         Resources(memory=memory)
 
 
