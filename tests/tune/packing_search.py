@@ -10,9 +10,9 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 
 from ensemble_tune.errors import OutOfMemoryError
-from ensemble_tune.trial import Checkpoint, EpochResult, Params, given_share
+from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial, given_share
 from ensemble_tune.tune.machines import CARD_LABEL
-from ensemble_tune.tune.resources import GIB, Resources
+from ensemble_tune.tune.resources import GIB, Requirements, Resources
 from ensemble_tune.tune.search import Search
 from ensemble_tune.tune.workers import Workers
 
@@ -45,23 +45,40 @@ def points() -> list[Params]:
     return [*found, {"gib": 3.9, "takes": 5, "seed": 90}, {"gib": 80, "takes": 81, "seed": 91}, {"gib": 99, "seed": 92}]
 
 
-def search(out: Path, address: str) -> Search:
-    return Search(
-        trial=trial,
+class Sized:
+    """The same trial, which says itself what it takes; where that cannot be said it gets a whole card."""
+
+    def __call__(self, params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        yield from trial(params, resume)
+
+    def gpu_bytes(self, params: Params) -> int:
+        if params["gib"] == 7:
+            raise NotImplementedError("no sevens")
+        return int(float(params["gib"]) * GIB)
+
+
+def search(out: Path, workers: Workers, made: Trial, points: list[Params], needs: Requirements | None = None) -> None:
+    Search(
+        trial=made,
         metric="score",
         stage="packed",
         keep=1,
         out=out,
         max_epochs=EPOCHS,
-        points=points(),
+        points=points,
         requirements=needs,
-        workers=Workers(Resources(cpus=0.5), address),
-    )
+        workers=workers,
+    ).run()
 
 
 if __name__ == "__main__":
+    out = Path(sys.argv[1])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for number, gib in CARDS.values():
         cluster.add_node(num_cpus=8, num_gpus=number, labels={CARD_LABEL: str(gib)})
-    search(Path(sys.argv[1]), cluster.address).run()
+    with Workers(Resources(cpus=0.5), cluster.address) as workers:
+        search(out / "packed", workers, trial, points(), needs)
+        search(out / "sized", workers, Sized(), [{"gib": gib, "seed": gib} for gib in (5, 7)])
+    tenth = Workers(Resources(cpus=0.5, gpus=0.1), cluster.address)
+    search(out / "explicit", tenth, Sized(), [{"gib": gib, "seed": gib} for gib in (8, 9)])
     cluster.shutdown()

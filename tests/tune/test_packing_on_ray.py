@@ -20,7 +20,7 @@ from ensemble_tune.tune.resources import GIB
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("packed")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
@@ -28,7 +28,12 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    return Ledger(out / LEDGER)
+    return out
+
+
+@pytest.fixture(scope="module")
+def ledger(runs: Path) -> Ledger:
+    return Ledger(runs / "packed" / LEDGER)
 
 
 @dataclass(frozen=True)
@@ -121,3 +126,19 @@ def test_what_a_whole_card_cannot_hold_is_infeasible(ledger: Ledger) -> None:
     assert whole.error is not None and whole.error.startswith("out of memory with 1 GPU (80 GiB): a stand-in")
     assert (never.status, never.epochs) == (Status.FAILED, 0)
     assert never.error is not None and "it takes 99 GiB and the largest has 80" in never.error
+
+
+def test_a_trial_that_says_what_it_takes_needs_no_requirements(runs: Path) -> None:
+    five, seven = Ledger(runs / "sized" / LEDGER).trials()
+    assert (five.status, five.gpu["share"], five.gpu["estimated"]) == (Status.FINISHED, 0.3333, 5 * GIB)
+    assert (seven.status, seven.gpu["share"], seven.gpu["given"]) == (Status.FINISHED, 1.0, 16 * GIB)
+
+
+def test_a_fraction_that_cannot_hold_a_trial_is_refused_before_it_runs(runs: Path) -> None:
+    eight, nine = Ledger(runs / "explicit" / LEDGER).trials()
+    assert (eight.status, eight.gpu["share"], eight.gpu["given"]) == (Status.FINISHED, 0.1, 8 * GIB)
+    assert (nine.status, nine.epochs) == (Status.FAILED, 0)
+    assert nine.error == (
+        "a share of a GPU must hold what its trial takes, but 0.1 of the largest, which has 80 GiB, is 8, and this "
+        "trial takes 9; give --gpus-per-trial 0.125, or auto"
+    )
