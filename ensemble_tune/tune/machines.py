@@ -32,8 +32,8 @@ class Machines:
 
     def __init__(self) -> None:
         self._cards: dict[str, int | None] = {}
-        self._kills: dict[str, int] = {}
-        """How many processes each one's kernel had killed for want of memory when it was last asked."""
+        self._kills: dict[str, int | None] = {}
+        """How many processes each one's kernel had killed for want of memory when it last answered; None before."""
         self._unexplained: Counter[str] = Counter()
         """How many of them nobody has missed yet."""
 
@@ -49,8 +49,8 @@ class Machines:
         up = {each.id for each in self.up() if machine is None or each.id == machine}
         for each, seen in _probe(up).items():
             if seen is not None:
-                self._unexplained[each] += seen[1] - self._kills[each]
-                self._kills[each] = seen[1]
+                before, self._kills[each] = self._kills[each], seen[1]
+                self._unexplained[each] += 0 if before is None else seen[1] - before
         killed = next((each for each in up if self._unexplained[each] > 0), None)
         if killed is not None:
             self._unexplained[killed] -= 1
@@ -58,11 +58,12 @@ class Machines:
 
     def _meet(self, nodes: list[dict[str, Any]]) -> None:
         for machine, seen in _probe([node["NodeID"] for node in nodes]).items():
-            cards, self._kills[machine] = seen or ((), 0)
-            self._cards[machine] = min(cards, default=None)
+            self._kills[machine] = None if seen is None else seen[1]
+            self._cards[machine] = None if seen is None else min(seen[0], default=None)
         for node in nodes:
-            if CARD_LABEL in node["Labels"]:
-                self._cards[node["NodeID"]] = int(_gib(node["Labels"][CARD_LABEL]) * GIB)
+            label = (node.get("Labels") or {}).get(CARD_LABEL)
+            if label is not None:
+                self._cards[node["NodeID"]] = int(_gib(label) * GIB)
             if not node["Resources"].get("GPU"):
                 self._cards[node["NodeID"]] = None
 
