@@ -100,7 +100,7 @@ def allocated(config: BaseConfig | MetaConfig, folder: Path) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         assert len(list(training(config, folder))) == EPOCHS
     now = most = 0
-    for event in profiled.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profiled.profiler.kineto_results.events():
         if event.name() == "[memory]":
             now += event.nbytes()
             most = max(most, now)

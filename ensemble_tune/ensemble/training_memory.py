@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -66,20 +65,19 @@ def _fusion_training_bytes(config: MetaConfig, members: int, classes: int, score
 
 def _sized(config: Config, on_gpu: bool) -> Config:
     """The config without what changes no size, so that what was counted once is found again."""
-    same = {name: getattr(type(config)(), name) for name in _SIZELESS if name in config.field_names()}
     # Half precision is of one size, and auto is half precision on any GPU of today.
     half = on_gpu and config.precision != "float32"
-    return dataclasses.replace(
-        config,
-        **same,
-        averaging=0.1 if config.averaging else 0.0,
-        precision="bfloat16" if half else config.precision,
-        **({"jaccard_weight": 0.5 if config.jaccard_weight else 0.0} if isinstance(config, BaseConfig) else {}),
-    )
+    changed: dict[str, Any] = {
+        **{name: getattr(type(config)(), name) for name in _SIZELESS},
+        "averaging": 0.1 if config.averaging else 0.0,
+        "precision": "bfloat16" if half else config.precision,
+    }
+    if isinstance(config, BaseConfig):
+        changed |= {"encoder_weights": None, "jaccard_weight": 0.5 if config.jaccard_weight else 0.0}
+    return dataclasses.replace(config, **changed)
 
 
 _SIZELESS = (
-    "encoder_weights",
     "epochs",
     "stop_epoch",
     "learning_rate",
@@ -102,15 +100,17 @@ def _most_held(
     trained: bool,
 ) -> int:
     """inputs: the shape of each of the model's arguments without the batch; all are uint8."""
-    shadows, held = FakeTensorMode(), Held()
-    real = build(), SegmentationLoss(torch.ones(classes), jaccard_weight)
+    shadows, held, device = FakeTensorMode(), Held(), torch.device("cpu")
+    real = TrainingState(build(), config, _STEPS, device)
     with FakeCopyMode(shadows):
-        model, loss = copy.deepcopy(real)
+        model, moved, loss = copy.deepcopy(
+            (real.model, real.trained, SegmentationLoss(torch.ones(classes), jaccard_weight))
+        )
     with shadows, held:
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
+        for tensor in {*model.parameters(), *model.buffers(), *moved.parameters(), *moved.buffers()}:
             held.add(tensor)
         if trained:
-            state = TrainingState(model, config, _STEPS, torch.device("cpu"))
+            state = TrainingState(model, config, _STEPS, device, moved)
             state.trained.train()
             labels = torch.empty(config.batch_size, *config.size, dtype=torch.uint8)
             for step in range(_STEPS):

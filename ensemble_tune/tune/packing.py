@@ -165,12 +165,10 @@ class Bookings:
         like: only a place of this kind will do.
         """
         if self._grows:
-            gpus = wish.share.gpus
-            placement = Placement(
-                share=replace(wish.share, gpus=float(wish.share.gpu_memory is not None) if gpus is None else gpus)
-            )
-            self._booked[wish.trial] = placement, ()
-            return placement
+            gpus = float(wish.share.gpu_memory is not None) if wish.share.gpus is None else wish.share.gpus
+            anywhere = Placement(share=replace(wish.share, gpus=gpus))
+            self._booked[wish.trial] = anywhere, ()
+            return anywhere
         found = []
         for room in self._rooms.values():
             placement = self._settled(wish, room.machine)
@@ -182,12 +180,12 @@ class Bookings:
                 found.append((size, room.left(cards), room.machine.id, placement, cards))
         if not found:
             return None
-        *_, machine, placement, cards = min(found, key=lambda each: each[:3])
-        self._rooms[machine].take(placement.share, cards)
-        self._booked[wish.trial] = placement, cards
+        _, _, machine, best, cards = min(found, key=lambda each: each[:3])
+        self._rooms[machine].take(best.share, cards)
+        self._booked[wish.trial] = best, cards
         if self._kept is not None and self._kept[0] == wish.trial:
             self._kept = None
-        return placement
+        return best
 
     def keep(self, wish: Wish) -> None:
         """Lets nobody else onto the emptiest card that could hold a trial, until it is placed; one trial at a time."""

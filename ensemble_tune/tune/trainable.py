@@ -61,10 +61,10 @@ class RayTrial(Trainable):
         if "placement" not in config:
             return None
         placement: Placement = config["placement"]
-        there = {} if placement.machine is None else {"ray.io/node-id": placement.machine}
-        return PlacementGroupFactory(
-            [placement.share.bundle()], **({"bundle_label_selector": [there]} if there else {})
-        )
+        bundles = [placement.share.bundle()]
+        if placement.machine is None:
+            return PlacementGroupFactory(bundles)
+        return PlacementGroupFactory(bundles, bundle_label_selector=[{"ray.io/node-id": placement.machine}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune in a new worker; config: assignment, its placement, and a reference to what all trials of its

@@ -275,7 +275,7 @@ class Events(TrialScheduler):
         """Called before `Proposals.on_trial_complete`; a last result may bring rows too."""
         self._proposals.pass_on(result)
         # Tune keeps a worker for a trial that it knows of and that makes the same request; so it is told of one.
-        cache = getattr(tune_controller, "_actor_cache", None)
+        cache: Any = getattr(tune_controller, "_actor_cache", None)
         follower = self._proposals.keeps_worker(trial.trial_id)
         if follower is not None and hasattr(cache, "increase_max"):
             cache.increase_max(trial.placement_group_factory)
@@ -310,7 +310,7 @@ class Events(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> TuneTrial | None:
         """The trial that has waited longest: Tune itself would give a freed worker to the newest."""
         self._proposals.look(tune_controller)
-        cache = getattr(tune_controller, "_actor_cache", None)
+        cache: Any = getattr(tune_controller, "_actor_cache", None)
         for name in self._takes_over.keys() - self._proposals.coming:  # Tune knows of it by now, or it does not come
             cache.decrease_max(self._takes_over.pop(name))
         while self._waiting and self._waiting[0].status != TuneTrial.PENDING:

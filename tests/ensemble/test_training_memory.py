@@ -51,9 +51,13 @@ def measured(config: BaseConfig | MetaConfig) -> int:
     return most
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("architecture", "encoder"), [("unet", "resnet18"), ("unetplusplus", "mobilenet_v2"), ("deeplabv3plus", "resnet18")]
+    ("architecture", "encoder", "precision"),
+    [
+        ("unet", "resnet18", "float32"),
+        ("unetplusplus", "mobilenet_v2", "bfloat16"),
+        ("deeplabv3plus", "resnet18", "bfloat16"),
+    ],
 )
 def test_a_base_model_s_training_holds_what_was_counted(architecture: str, encoder: str, precision: str) -> None:
     config = BaseConfig.from_params(
@@ -61,7 +65,7 @@ def test_a_base_model_s_training_holds_what_was_counted(architecture: str, encod
             "architecture": architecture,
             "encoder": encoder,
             "precision": precision,
-            "size": "96x128",
+            "size": "64x96",
             "batch_size": 4,
             "epochs": 2,
         }
@@ -70,7 +74,7 @@ def test_a_base_model_s_training_holds_what_was_counted(architecture: str, encod
     assert counted == pytest.approx(measured(config), rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["linear", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"])
+@pytest.mark.parametrize("kind", ["linear", "depthwise_cbam"])
 def test_a_fusion_s_training_holds_what_was_counted(kind: str) -> None:
     config = MetaConfig.from_params({"kind": kind, "size": "96x128", "batch_size": 4, "epochs": 2, "width": 32})
     counted = fusion_training_bytes(config, MEMBERS, CLASSES, scored=SCORED, on_gpu=False)
@@ -87,10 +91,10 @@ def test_a_fusion_that_is_not_trained_holds_what_scoring_needs() -> None:
     assert 0 < mean < linear
 
 
-def test_a_gpu_needs_half_precision_no_more_than_the_processor_does() -> None:
-    config = BaseConfig(architecture="deeplabv3plus", encoder="resnet18", size=(96, 128), precision="bfloat16")
-    there, here = (base_training_bytes(config, CLASSES, scored=SCORED, on_gpu=gpu) for gpu in (True, False))
-    assert there <= here, "the processor's faster layers copy, a GPU's do not"
+def test_a_gpu_holds_none_of_the_copies_that_are_faster_on_a_processor() -> None:
+    config = BaseConfig(encoder="mobilenet_v2", size=(96, 128), batch_size=16, precision="bfloat16")
+    there, here = (base_training_bytes(config, CLASSES, scored=1, on_gpu=gpu) for gpu in (True, False))
+    assert there < here, "strided depthwise convolutions are float32 on a processor"
 
 
 def test_what_changes_no_size_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
