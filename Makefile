@@ -35,6 +35,8 @@ bench: setup
 	$(BIN)/python benchmarks/parts.py $(CAMVID)
 	$(BIN)/python benchmarks/search_overhead.py $(CAMVID)
 	$(BIN)/python benchmarks/memory.py $(CAMVID)
+	$(BIN)/python benchmarks/memory_estimates.py
+	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/slots.py
 	$(BIN)/python benchmarks/callbacks.py
 	$(BIN)/python benchmarks/ledger.py

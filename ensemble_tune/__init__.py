@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from ensemble_tune.settings import Settings as Settings
     from ensemble_tune.trial import Checkpoint as Checkpoint
     from ensemble_tune.trial import EpochResult as EpochResult
+    from ensemble_tune.trial import Share as Share
     from ensemble_tune.trial import Trial as Trial
+    from ensemble_tune.trial import given_share as given_share
     from ensemble_tune.tune.budget import Budget as Budget
     from ensemble_tune.tune.budget import Target as Target
     from ensemble_tune.tune.ledger import Ledger as Ledger
@@ -57,11 +59,13 @@ _HOME = {
     "Search": "tune.search",
     "SearchSpace": "tune.search_space",
     "Settings": "settings",
+    "Share": "trial",
     "Target": "tune.budget",
     "TrainedEnsemble": "ensemble.trained_ensemble",
     "Trial": "trial",
     "Workers": "tune.workers",
     "export_best": "export",
+    "given_share": "trial",
     "run_all": "run",
     "search_base": "base_search",
     "search_meta": "meta_search",

@@ -87,13 +87,27 @@ Split = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of proposals, weights, frame order and augmentation.")]
 Cpus = Annotated[float, _where("--cpus-per-trial", help="Processor cores a trial.")]
+
+
+def _devices(text: str) -> float | None:
+    """A number, or None for auto."""
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be auto or a number, but got {text!r}; try 0.25") from None
+
+
 Gpus = Annotated[
-    float | None,
-    typer.Option(
+    Any,
+    _where(
         "--gpus-per-trial",
-        help="Devices a trial; 0.25 shares one. (default: 1 where there is one)",
-        rich_help_panel="Machines",
+        help="Devices a trial: 0.25 shares one, auto takes the part of one whose memory holds it. (default: auto)",
+        parser=_devices,
+        metavar="NUMBER|auto",
     ),
+]
+Memory = Annotated[
+    float, _where("--memory-per-trial", help="GiB of a machine's memory that a trial may take; 0 is without bound.")
 ]
 Cpu = Annotated[bool, _where("--cpu", help="Use no GPU.")]
 Address = Annotated[
@@ -182,6 +196,7 @@ class WhereOptions:
     library_limit: LibraryLimit = 10.0
     cpus: Cpus = 1
     gpus: Gpus = None
+    memory: Memory = 0.0
     cpu: Cpu = False
     address: Address = None
     slots: Slots = None
@@ -205,7 +220,11 @@ class WhereOptions:
             folds=folds,
             split=split.value,
             seed=seed,
-            workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address, self.slots),
+            workers=Workers(
+                Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus, memory=self.memory),
+                self.address,
+                self.slots,
+            ),
             on_trial=print_trial,
             say=print_line,
         )

@@ -9,6 +9,7 @@ EnsembleTuneError        one line: the rule, the value, the remedy
 |       +-- NoStoreError      an object store cannot be used; a ConfigError too
 +-- PredictionsError     saved predictions do not fit what they are asked for
 +-- TrainingError        training cannot go on, for example because the loss is NaN
+    +-- OutOfMemoryError it needs more memory than it was given
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class PredictionsError(EnsembleTuneError):
 
 class TrainingError(EnsembleTuneError):
     """Training cannot go on; the trial fails and the search goes on."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A training needs more memory than it was given; it is tried once more with more of it."""
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:

@@ -218,7 +218,7 @@ class _Recorded:
             line = _Line(curves[record.trial], [_busy(row) for row in rows[record.trial]])
             if record.status is Status.FINISHED:
                 lines += [line] if line.scores else []
-            elif record.status is Status.FAILED:
+            elif record.status.is_infeasible:
                 lines.append(_Line(line.scores, line.seconds, error=record.error or "failed"))
             elif line.scores:
                 lines.append(_continued(line, complete, best, mode))

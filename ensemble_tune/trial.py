@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from ensemble_tune.storage import Location, fetched
 
@@ -59,6 +59,8 @@ class EpochResult:
     """By name, for example miou, loss, iou.car; nan where a score is undefined."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall-clock seconds by part, for example train, evaluate."""
+    gpu_bytes: int | None = None
+    """The most bytes of a GPU that the trial's process has taken so far; None where it has none, or cannot tell."""
     save: Callable[[Path], None] = _save_nothing
     """Writes the trial's state after this epoch into an existing, empty folder; valid until the trial is advanced."""
 
@@ -71,3 +73,37 @@ class Trial(Protocol):
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
         """Trains; `resume` is the checkpoint to go on from, None at the start."""
+
+
+@runtime_checkable
+class SizedTrial(Protocol):
+    """A trial that says what it needs of a GPU before it runs."""
+
+    def gpu_bytes(self, params: Params, /) -> int:
+        """Bytes of a card's memory that its process will take, CUDA's own among them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What a trial was given of its machine."""
+
+    cpus: float
+    """Processor cores."""
+    gpus: float
+    """Devices."""
+    gpu_bytes: int | None = None
+    """Of its card's memory; None where it has no card, or one of unknown size."""
+
+
+_given: Share | None = None
+
+
+def give_share(share: Share | None) -> None:
+    """Says what the trial of this process has from now on; for whoever runs it."""
+    global _given
+    _given = share
+
+
+def given_share() -> Share | None:
+    """What the trial of this process was given; None where nobody said."""
+    return _given

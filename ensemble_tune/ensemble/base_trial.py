@@ -18,6 +18,7 @@ from ensemble_tune.ensemble.base_model import build_base_model, class_probabilit
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
+from ensemble_tune.ensemble.gpu_share import gpu_bytes
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
 from ensemble_tune.ensemble.memory import inference_bytes
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
@@ -25,6 +26,7 @@ from ensemble_tune.ensemble.predictions import write_predictions
 from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.ensemble.training import Batch, train_epochs
+from ensemble_tune.ensemble.training_memory import base_training_bytes
 from ensemble_tune.ensemble.training_state import copy_state, load_weights
 from ensemble_tune.storage import Location, fetched
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, StoredCheckpoint
@@ -54,11 +56,8 @@ class BaseTrial:
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
         """Trains; scores are those of the held-out fold, or of val where no fold is held out."""
         device = self.data.prepare()
-        values = dict(params)
-        fold, member = int(values.pop(FOLD, 0)), str(values.pop(MEMBER, ""))
-        for name in (FOLDS, WITH_VAL):
-            values.pop(name, None)
-        config = BaseConfig.from_params(values)
+        fold, member = int(params.get(FOLD, 0)), str(params.get(MEMBER, ""))
+        config = _config(params)
         frames = self.data.training(config.size)
         fold_of = self.data.fold_of(frames)
         training = frames.subset((fold_of != fold).nonzero()[0])
@@ -103,6 +102,11 @@ class BaseTrial:
         if resume is not None and resume.epoch == last:
             self._predict(model.eval(), config, fold, device)
 
+    def gpu_bytes(self, params: Params, /) -> int:
+        """Bytes of a card's memory that training and predicting take."""
+        classes = len(self.data.dataset().spec.classes)
+        return gpu_bytes(base_training_bytes(_config(params), classes, scored=_SCORED_TOGETHER, on_gpu=True))
+
     def _predict(self, model: nn.Module, config: BaseConfig, fold: int, device: torch.device) -> None:
         """Saves what is asked for and not there yet; un-augmented frames, one softmax."""
         if self.store is None:
@@ -117,6 +121,10 @@ class BaseTrial:
                 chosen = frames.subset(row_of[name] for name in stamp.frames)
                 predicted = _probabilities(model, chosen, device, flip=flip)
                 write_predictions(store.folder(config, fold, part, flip=flip), stamp, predicted)
+
+
+def _config(params: Params) -> BaseConfig:
+    return BaseConfig.from_params({n: v for n, v in params.items() if n not in (FOLD, FOLDS, MEMBER, WITH_VAL)})
 
 
 def augmented_batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:

@@ -110,6 +110,16 @@ def speed_up(network: nn.Module) -> None:
             module.__class__ = faster
 
 
+def undo_speed_up(network: nn.Module) -> None:
+    """Turns those layers back, in place: what they hold at once is then what a GPU holds."""
+    for module in network.modules():
+        if type(module) in _FASTER:
+            module.__class__ = type(module).__base__  # type: ignore[assignment]
+
+
+_FASTER = (DilatedConv2d, StridedDepthwiseConv2d, GlobalAveragePool2d, PooledBranch)
+
+
 def _faster(module: nn.Module) -> type[nn.Module] | None:
     if type(module) is nn.Conv2d:
         if max(module.dilation) > 1 and _keeps_size(module):

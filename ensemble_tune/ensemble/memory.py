@@ -25,7 +25,7 @@ def inference_bytes(model: nn.Module, *shapes: Sequence[int]) -> int:
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     shadows = FakeTensorMode()
     state: dict[str, Tensor] = {name: shadows.from_tensor(tensor) for name, tensor in tensors.items()}
-    held = _Held()
+    held = Held()
     with shadows, torch.inference_mode(), held:
         for tensor in state.values():
             held.add(tensor)
@@ -34,7 +34,7 @@ def inference_bytes(model: nn.Module, *shapes: Sequence[int]) -> int:
     return held.most
 
 
-class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
+class Held(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
     """Counts the bytes of all tensors that operations make, while they live."""
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.evidence import evidence_name
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import WeightedMean, build_fusion
+from ensemble_tune.ensemble.gpu_share import gpu_bytes
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
 from ensemble_tune.ensemble.member_predictions import MemberPredictions, MemberSource, stack
 from ensemble_tune.ensemble.memory import inference_bytes
@@ -31,6 +32,7 @@ from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.selection import PixelSample, greedy_weights
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.ensemble.training import Batch, train_epochs
+from ensemble_tune.ensemble.training_memory import fusion_training_bytes
 from ensemble_tune.ensemble.training_state import TrainingState, copy_state, load_weights
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.storage import Location, fetched
@@ -57,6 +59,8 @@ training frames that it is scored on and not fitted to (0: none, val is scored);
 epochs that each member was trained for, how many folds there are, the digest of the manifest, whether val is trained
 on, and the trial that a fit on other blocks is of."""
 
+_BESIDE = (MEMBERS, MEMBER_EPOCHS, BASES, DEPLOY, STACKING, FOLDS, ENSEMBLE, WITH_VAL, BLOCK, OF)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetaTrial:
@@ -78,14 +82,9 @@ class MetaTrial:
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
         """Fits; scores are those of val, or of the block. Fusions that no gradient trains have one epoch."""
         device = self.data.prepare()
-        values = dict(params)
-        names = str(values.pop(MEMBERS)).split(",")
-        fused = [names[i] for i in places(str(values.pop(BASES, "all")), len(names))]
-        for name in (FOLDS, ENSEMBLE, WITH_VAL, MEMBER_EPOCHS):
-            values.pop(name, None)
-        deploy, stacking = values.pop(DEPLOY, "refit"), values.pop(STACKING, "out-of-fold")
-        block, of = int(values.pop(BLOCK, 0)), str(values.pop(OF, ""))
-        config = MetaConfig.from_params(values)
+        fused, config = _fused(params), _config(params)
+        deploy, stacking = params.get(DEPLOY, "refit"), params.get(STACKING, "out-of-fold")
+        block, of = int(params.get(BLOCK, 0)), str(params.get(OF, ""))
         store = PredictionStore(self.store, self.data)
         predicted = MemberPredictions(store, [self.library[name] for name in fused], config.flip)
         frames = self.data.training(config.size)
@@ -153,12 +152,28 @@ class MetaTrial:
                 resume=resume,
             )
 
+    def gpu_bytes(self, params: Params, /) -> int:
+        """Bytes of a card's memory that fitting and scoring take."""
+        classes, members = len(self.data.dataset().spec.classes), len(_fused(params))
+        counted = fusion_training_bytes(_config(params), members, classes, scored=_SCORED_TOGETHER, on_gpu=True)
+        return gpu_bytes(counted)
+
     def _member_costs(self, fused: Sequence[str], flip: bool, models: int) -> list[Mapping[str, float]]:
         """The costs of every model that runs before the fusion."""
         found = [self.costs.get(name, {}) for name in fused]
         if flip:
             found = [{name: (1 + (name == MILLISECONDS)) * cost for name, cost in own.items()} for own in found]
         return found * models
+
+
+def _fused(params: Params) -> list[str]:
+    """The names of the members that are fused."""
+    names = str(params[MEMBERS]).split(",")
+    return [names[i] for i in places(str(params.get(BASES, "all")), len(names))]
+
+
+def _config(params: Params) -> MetaConfig:
+    return MetaConfig.from_params({name: value for name, value in params.items() if name not in _BESIDE})
 
 
 def evidence_identity(params: Params) -> str:

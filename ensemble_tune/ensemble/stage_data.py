@@ -17,6 +17,7 @@ from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT, DiskCache
 from ensemble_tune.ensemble.folds import assign_folds
 from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import Frames, load_frames
+from ensemble_tune.ensemble.gpu_share import keep_to_share
 from ensemble_tune.ensemble.image_file import Deep
 from ensemble_tune.ensemble.pieces import piece_counts
 from ensemble_tune.ensemble.split import Split
@@ -89,10 +90,15 @@ class StageData:
             )
 
     def prepare(self) -> torch.device:
-        """Gives this process its threads and chooses its device. Raises nothing: without a GPU it is the CPU."""
+        """Gives this process its threads, chooses its device, and keeps it to its share of that.
+
+        Raises nothing: without a GPU it is the CPU.
+        """
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-        return torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+        keep_to_share(device)
+        return device
 
     def _folds(self, names: Sequence[str], sequences: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return assign_folds(names, sequences, self.folds, whole=self.dataset().spec.whole)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size
+from ensemble_tune.ensemble.gpu_share import most_taken
 from ensemble_tune.ensemble.schedule import learning_rate
 from ensemble_tune.ensemble.training_state import TrainingState
-from ensemble_tune.errors import ConfigError, TrainingError
+from ensemble_tune.errors import ConfigError, OutOfMemoryError, TrainingError
 from ensemble_tune.trial import Checkpoint, EpochResult
 
 _STEPS_BETWEEN_CHECKS = 16
@@ -77,6 +78,7 @@ def train_epochs(
             epoch=epoch,
             scores=scores,
             seconds={"load": load, "train": trained - started - load, "evaluate": evaluated - trained},
+            gpu_bytes=most_taken(device),
             save=partial(state.save, epoch=epoch),
         )
 
@@ -94,11 +96,11 @@ def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch]
         overall = (epoch - 1) * state.steps + step
         rate = learning_rate(config.schedule, config.learning_rate, overall, config.epochs * state.steps)
         try:
-            value, norm = _train_step(state, loss, batch, rate)
+            value, norm = train_step(state, loss, batch, rate)
         except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"a step must fit the GPU's memory, but batch_size {config.batch_size} at {format_size(config.size)} "
-                "does not; lower one of them, or give the trial a larger share of a GPU"
+            raise OutOfMemoryError(
+                f"a step must fit the trial's share of a GPU, but batch_size {config.batch_size} at "
+                f"{format_size(config.size)} does not; lower one of them, or give the trial a larger share"
             ) from error
         state.follow(overall + 1)
         total += value
@@ -124,8 +126,11 @@ def _waiting(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - asked
 
 
-def _train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; returns the loss and the gradient's norm before clipping, still on the device."""
+def train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; returns the loss and the gradient's norm before clipping, still on the device.
+
+    state: its `trained` is in training mode.
+    """
     inputs = (tensor.to(state.device, non_blocking=True) for tensor in batch.inputs)
     value: Tensor = loss(state.trained(*inputs), batch.labels.to(state.device, non_blocking=True))
     for group in state.optimiser.param_groups:

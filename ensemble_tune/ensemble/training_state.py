@@ -39,13 +39,23 @@ class TrainingState:
     """A model on its device, with the optimiser and the loss scale that train it.
 
     model: what is scored and kept; `trained` is what the optimiser moves. They are one, but where the config averages:
-    there `model` follows `trained` by `follow`. steps: an epoch's steps. AdamW is Loshchilov and Hutter 2019;
+    there `model` follows `trained` by `follow`. steps: an epoch's steps. trained: where both are there already, and on
+    their device. AdamW is Loshchilov and Hutter 2019;
     normalisation weights and biases are not decayed, since shrinking them regularises nothing.
     """
 
-    def __init__(self, model: nn.Module, config: BaseConfig | MetaConfig, steps: int, device: torch.device) -> None:
-        self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.trained = copy.deepcopy(self.model) if config.averaging else self.model
+    def __init__(
+        self,
+        model: nn.Module,
+        config: BaseConfig | MetaConfig,
+        steps: int,
+        device: torch.device,
+        trained: nn.Module | None = None,
+    ) -> None:
+        if trained is None:
+            model = model.to(device).to(memory_format=torch.channels_last)
+            trained = copy.deepcopy(model) if config.averaging else model
+        self.model, self.trained = model, trained
         self._averages, self._averaged = (
             [value for value in own.state_dict().values() if value.is_floating_point()]  # not the counts of batches
             for own in (self.model, self.trained)

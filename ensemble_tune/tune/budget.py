@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.tune.record import Objective, Status, TrialRecord, is_better
+from ensemble_tune.tune.record import Objective, TrialRecord, is_better
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class Progress:
 
     def left(self, record: TrialRecord) -> None:
         """A trial has ended or paused; told again where it goes on. One that failed says nothing of progress."""
-        if record.score is None or record.status in (Status.FAILED, Status.LOST):
+        if record.score is None or record.status.went_wrong:
             return
         place = bisect_left(self._left, record.number)
         if self._left[place : place + 1] != [record.number]:

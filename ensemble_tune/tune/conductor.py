@@ -154,8 +154,12 @@ class Conductor:
         return self._decisions.epoch(row)
 
     def ended(self, trial: str, status: Status | None = None, error: str | None = None) -> None:
-        """A trial trains no further; status, error: FAILED or LOST and why, None where nothing went wrong."""
+        """A trial trains no further; status, error: what went wrong and why, None where nothing did."""
         self._decisions.end(trial, status=status, error=error)
+
+    def note_gpu(self, trial: str, figures: Mapping[str, float]) -> None:
+        """Takes what became known of a trial's memory."""
+        self._decisions.note_gpu(trial, figures)
 
     def look(self) -> None:
         """Called several times a second: counts the time, and writes what has happened every few seconds."""
@@ -237,7 +241,7 @@ class Conductor:
             record = self._ended[-1]
             folder = self.folder(record.trial)
             try:
-                if record.best_epoch is None or record.status in (Status.FAILED, Status.LOST):
+                if record.best_epoch is None or record.status.went_wrong:
                     folder.remove()
                 else:
                     folder.keep({record.best_epoch})
@@ -247,7 +251,7 @@ class Conductor:
                 log.warning("%s; it is tried again", error)
                 return
             self._ended.pop()
-            if record.score is not None and record.status not in (Status.FAILED, Status.LOST):
+            if record.score is not None and not record.status.went_wrong:
                 loss = -record.score if self.goal.mode == "max" else record.score
                 insort(self._kept, (loss, record.number, record.trial))
         while len(self._kept) > self.goal.keep:

@@ -135,7 +135,7 @@ class Decisions:
                 self._progress.left(record)
             if record.status.is_end:
                 self._told.pop(record.trial, None)
-                self._scheduler.drop(record.trial, failed=record.status in (Status.FAILED, Status.LOST))
+                self._scheduler.drop(record.trial, failed=record.status.went_wrong)
             elif record.trial in self._told:
                 self._leave(record, now)
             else:
@@ -180,7 +180,7 @@ class Decisions:
     ) -> None:
         """A trial trains no further: it reached its last epoch, was told to pause or stop, or failed.
 
-        status, error: FAILED or LOST and why; None where nothing went wrong.
+        status, error: what went wrong and why; None where nothing did.
         """
         if trial not in self._live:
             return
@@ -196,6 +196,11 @@ class Decisions:
             if self.records[trial].status is Status.PAUSED:
                 self._waiting.append(trial)
         self._settle(now)
+
+    def note_gpu(self, trial: str, figures: Mapping[str, float]) -> None:
+        """Takes what became known of a live trial's memory."""
+        if trial in self._live:
+            self._put(self.records[trial].with_gpu(figures))
 
     def look(self, now: float | None = None) -> None:
         """Finds out whether the budget is used up; now: in the meter's seconds, None where no time has passed."""
@@ -294,7 +299,7 @@ class Decisions:
     def _end_as(self, record: TrialRecord, status: Status, error: str | None, now: datetime | None) -> None:
         record = replace(record, status=status, error=error, ended=now or datetime.now(UTC))
         self._put(record)
-        self._scheduler.drop(record.trial, failed=status in (Status.FAILED, Status.LOST))
+        self._scheduler.drop(record.trial, failed=status.went_wrong)
         self._sampler.observe(record, self._curves[record.trial])
         self._progress.left(record)
 

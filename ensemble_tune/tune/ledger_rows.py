@@ -42,7 +42,7 @@ TRIALS = Layout(
             ("error", pa.string()),
         ]
     ),
-    groups={"param": _ANY, "score": _NUMBER, "from": _TEXT},
+    groups={"param": _ANY, "score": _NUMBER, "gpu": _NUMBER, "from": _TEXT},
     a_part=256,
 )
 EPOCHS = Layout(
@@ -57,7 +57,7 @@ EPOCHS = Layout(
             _has("worker", NAME),
         ]
     ),
-    groups={"score": _NUMBER, "seconds": _NUMBER},
+    groups={"score": _NUMBER, "seconds": _NUMBER, "gpu": (pa.float64(), pa.string())},
     epoch="epoch",
     a_part=64,
 )
@@ -89,6 +89,7 @@ def trial_row(record: TrialRecord) -> dict[str, Any]:
     row["status"] = record.status.value
     _add(row, "param", record.params)
     _add(row, "score", record.scores)
+    _add(row, "gpu", record.gpu)
     _add(row, "from", record.provenance)
     return row
 
@@ -98,6 +99,7 @@ def epoch_row(record: EpochRecord) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in _EPOCH_NAMES}
     _add(row, "score", record.scores)
     _add(row, "seconds", record.seconds)
+    _add(row, "gpu", record.gpu)
     return row
 
 
@@ -108,17 +110,23 @@ def session_row(record: SessionRecord) -> dict[str, Any]:
 
 def trial_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[TrialRecord]:
     """The trials of a part. Raises RunError for a status that this version does not know."""
-    params, scores, provenance = (_group(columns, group) for group in ("param", "score", "from"))
+    params, scores, gpu, provenance = (_group(columns, group) for group in ("param", "score", "gpu", "from"))
     for row, core in enumerate(_core(columns, _TRIAL_NAMES)):
         core["status"] = _status(path, core["trial"], core["status"])
-        yield TrialRecord(**core, params=_at(params, row), scores=_at(scores, row), provenance=_at(provenance, row))
+        yield TrialRecord(
+            **core,
+            params=_at(params, row),
+            scores=_at(scores, row),
+            gpu=_at(gpu, row),
+            provenance=_at(provenance, row),
+        )
 
 
 def epoch_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[EpochRecord]:
     """The epochs of a part."""
-    scores, seconds = _group(columns, "score"), _group(columns, "seconds")
+    scores, seconds, gpu = _group(columns, "score"), _group(columns, "seconds"), _group(columns, "gpu")
     for row, core in enumerate(_core(columns, _EPOCH_NAMES)):
-        yield EpochRecord(**core, scores=_at(scores, row), seconds=_at(seconds, row))
+        yield EpochRecord(**core, scores=_at(scores, row), seconds=_at(seconds, row), gpu=_at(gpu, row))
 
 
 def session_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[SessionRecord]:

@@ -31,7 +31,8 @@ class OptunaSampler:
     |----------------|----------------------------------------------|---------------------------------------------|
     | finished       | its value                                    | its value                                   |
     | stopped/paused | pruned, its best scores so far               | its best value so far                       |
-    | failed         | infeasible: worse than any other             | infeasible, the worst value seen            |
+    | failed, or     | infeasible: worse than any other             | infeasible, the worst value seen            |
+    | out of memory  |                                              |                                             |
     | runs           | running: others keep away                    | running: others keep away                   |
     | lost           | nothing                                      | nothing                                     |
 
@@ -93,7 +94,7 @@ class OptunaSampler:
         values = [score for score in scores if score is not None and math.isfinite(score)]
         # Of a trial whose every epoch scored nan, the parameters cannot be trained, even where nothing was raised.
         diverged = bool(curve) and (record.score is None or not math.isfinite(record.score))
-        if record.status is Status.FAILED or (diverged and record.status in (Status.FINISHED, Status.STOPPED)):
+        if record.status.is_infeasible or (diverged and record.status in (Status.FINISHED, Status.STOPPED)):
             self._repel(told, record)
         elif record.status is Status.LOST or (record.status.is_end and len(values) < len(scores)):
             told.state = TrialState.FAIL

@@ -11,19 +11,25 @@ import os
 import tempfile
 import threading
 import warnings
+from dataclasses import replace
+from typing import Any
 
 import ray
 from ray.tune import run as run_tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
-from ensemble_tune.trial import Trial
+from ensemble_tune.trial import Params, SizedTrial, Trial
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.interrupts import interruptible
-from ensemble_tune.tune.machines import machines
+from ensemble_tune.tune.machines import Machines
+from ensemble_tune.tune.packing import Bookings
 from ensemble_tune.tune.ray_start import start_ray
-from ensemble_tune.tune.resources import Bookings, Requirements, Resources
+from ensemble_tune.tune.resources import GIB, Requirements, Resources
 from ensemble_tune.tune.stage import Stage
 from ensemble_tune.tune.trainable import RayTrial
-from ensemble_tune.tune.tune_hooks import End, Events, Proposals, Silence
+from ensemble_tune.tune.tune_hooks import End, Events, Proposals
+
+log = logging.getLogger(__name__)
 
 _END_SECONDS = 30
 """How long the end of a run may take: Tune asks its workers to go before it kills them."""
@@ -49,22 +55,31 @@ class RayRunner:
         """Starts or joins Ray; slots: as in `Workers`. Raises ConfigError."""
         os.environ.update(_TUNE_SETTINGS)
         start_ray(address)
+        self._asked = resources
+        machines = Machines()
         # A cluster that grows may have no device yet, so what is not said of devices cannot be found out.
-        self._resources = resources.on(machines())
+        self._resources = resources.on([machine.resources for machine in machines.up()])
         self._end = End()
-        self._proposals = Proposals(self._resources, self._end, slots)
+        self._proposals = Proposals(self._resources, self._end, machines, slots)
         self._proposals.count()
         self._thread: threading.Thread | None = None
         self._stage: Stage | None = None
+        if resources.cpus < 1:
+            log.warning("--cpus-per-trial %g puts more trials side by side than there are cores", resources.cpus)
 
     def run(self, conductor: Conductor, trial: Trial, requirements: Requirements | None = None) -> None:
         """Trains every trial that the conductor assigns; requirements: each one's share, None for the same for all.
 
         Raises Interrupted on Ctrl-C and SIGTERM.
         """
-        nodes = self._proposals.count()  # a cluster may have grown since the last stage
-        conductor.start(places=self._proposals.places, nodes=len(nodes), gpus=self._resources.gpus or 0.0)
-        bookings = None if requirements is None else Bookings(requirements, nodes)
+        machines = self._proposals.count()  # a cluster may have grown since the last stage
+        conductor.start(places=self._proposals.places, nodes=len(machines), gpus=self._resources.gpus or 0.0)
+        requirements = requirements or self._of(trial)
+        bookings = (
+            None
+            if requirements is None
+            else Bookings(requirements, machines, conductor.records(), grows=self._proposals.grows)
+        )
         shared = ray.put((trial, conductor.goal, conductor.checkpoints))
         self._stage = stage = Stage(conductor, shared, bookings)
         self._proposals.begin(stage)
@@ -83,6 +98,23 @@ class RayRunner:
             raise self._end.reason
         if not stage.done.is_set():
             raise RuntimeError("Tune ended before the trials did")
+
+    def _of(self, trial: Trial) -> Requirements | None:
+        """Each trial's share by what it says that it takes of a GPU; None where it says nothing, or has none.
+
+        Machines that come when they are asked for are asked for one share.
+        """
+        if not isinstance(trial, SizedTrial) or not self._resources.gpus or self._proposals.grows:
+            return None
+
+        def share(params: Params) -> Resources:
+            try:
+                return replace(self._asked, gpu_memory=trial.gpu_bytes(params) / GIB)
+            except Exception as error:  # whatever is wrong with the parameters, the trial itself says better
+                log.warning("what a trial takes of a GPU cannot be told: %s: %s", type(error).__name__, error)
+                return self._asked
+
+        return share
 
     def close(self) -> None:
         """Ends the workers; those that still train are not waited for."""
@@ -112,6 +144,22 @@ class RayRunner:
                 )
         except BaseException as error:  # raised again by `run`, in the thread that asked
             self._end.reason = self._end.reason or error
+
+
+class Silence(TrialProgressCallback):
+    """Takes the place of what prints a trial's end on standard output, verbose or not."""
+
+    def __init__(self) -> None:
+        """Keeps nothing."""
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""
 
 
 def _silence() -> None:

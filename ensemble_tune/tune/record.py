@@ -51,6 +51,8 @@ class Status(StrEnum):
     """Ended early by the scheduler."""
     FAILED = "failed"
     """Its parameters cannot be trained: its training raised an error. The sampler looks elsewhere."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """It needs more memory than any share, or the one that it was tried once more with. The sampler looks elsewhere."""
     LOST = "lost"
     """Its workers died too often, which says nothing of its parameters."""
 
@@ -58,6 +60,16 @@ class Status(StrEnum):
     def is_end(self) -> bool:
         """Whether nothing more will come of the trial."""
         return self not in (Status.RUNNING, Status.PAUSED)
+
+    @property
+    def is_infeasible(self) -> bool:
+        """Whether the parameters cannot be trained."""
+        return self in (Status.FAILED, Status.OUT_OF_MEMORY)
+
+    @property
+    def went_wrong(self) -> bool:
+        """Whether the trial ended without being trained as far as it was to be, whatever the reason."""
+        return self.is_infeasible or self is Status.LOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +93,9 @@ class EpochRecord:
     """When the epoch ended, in UTC."""
     worker: str = ""
     """The process that trained it: host/pid."""
+    gpu: Mapping[str, float | str] = field(default_factory=dict)
+    """Where it had a GPU: its `share` of a device, which `card` (machine/number), and in bytes what it was `given`,
+    what it was `estimated` to take and was `measured` to have taken at most, as far as each is known."""
 
     @property
     def busy(self) -> float:
@@ -99,6 +114,7 @@ class EpochRecord:
             "seconds": dict(self.seconds),
             "reported": self.reported.isoformat(),
             "worker": self.worker,
+            "gpu": dict(self.gpu),
         }
 
     @classmethod
@@ -114,6 +130,8 @@ class EpochRecord:
             seconds={str(k): float(v) for k, v in row["seconds"].items()},
             reported=datetime.fromisoformat(row["reported"]),
             worker=str(row["worker"]),
+            # Checkpoints of earlier versions have none.
+            gpu={str(k): v if isinstance(v, str) else float(v) for k, v in row.get("gpu", {}).items()},
         )
 
 
@@ -149,6 +167,9 @@ class TrialRecord:
     """Wall-clock seconds that its epochs kept a worker busy."""
     error: str | None = None
     """Why it failed, in one line."""
+    gpu: Mapping[str, float] = field(default_factory=dict)
+    """The numbers of its epochs' `gpu`, the most that was `measured`; and `ran_out`, the last share whose memory did
+    not suffice (0: without a GPU)."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Versions, git commit, digests of data and space."""
 
@@ -204,7 +225,15 @@ class TrialRecord:
             best_epoch=row.epoch if better else self.best_epoch,
             score=(None if math.isnan(score) else score) if better else self.score,
             scores=row.scores if better else self.scores,
+            gpu=self.with_gpu(row.gpu).gpu,
         )
+
+    def with_gpu(self, figures: Mapping[str, float | str]) -> TrialRecord:
+        """This trial with what became known of its memory."""
+        known = {name: float(value) for name, value in figures.items() if not isinstance(value, str)}
+        if "measured" in known:
+            known["measured"] = max(known["measured"], self.gpu.get("measured", 0.0))
+        return replace(self, gpu={**self.gpu, **known}) if known else self
 
 
 def is_better(score: float, than: float, mode: Mode) -> bool:
@@ -229,7 +258,7 @@ def trial_name(stage: str, number: int) -> str:
 
 def rank(records: Sequence[TrialRecord], mode: Mode) -> list[TrialRecord]:
     """Trials with a score, the best first; of equals, the earlier."""
-    scored = [r for r in records if r.score is not None and r.status not in (Status.FAILED, Status.LOST)]
+    scored = [record for record in records if record.score is not None and not record.status.went_wrong]
     sign = -1.0 if mode == "max" else 1.0
     return sorted(scored, key=lambda record: (sign * (record.score or 0.0), record.number))
 

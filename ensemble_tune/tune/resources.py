@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Value
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One that trials run on."""
+
+    id: str
+    """Ray's."""
+    resources: Mapping[str, float]
+    """All that it has, as Ray names resources."""
+    card: int | None = None
+    """Bytes of each of its GPUs that trials can have; None where it has none, or their size is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +31,14 @@ class Resources:
     cpus: float = 1.0
     """Processor cores."""
     gpus: float | None = None
-    """Devices: a fraction shares one device, a number above 1 must be whole; Ray books it, it does not enforce it.
-    None asks for one where any machine has one."""
+    """Devices: a fraction shares one device, a number above 1 must be whole. None is the smallest of 1, 1/2, 1/3, ...
+    whose part of a card's memory holds `gpu_memory`; a whole one where that or the card is not known; 0 where no
+    machine has a device."""
+    gpu_memory: float | None = None
+    """GiB of a device's memory that the trial takes, CUDA's own among them; None is not known. Where a fraction in
+    `gpus` is too small for it, the trial is refused."""
     memory: float = 0.0
-    """GiB of a machine's memory; Ray books it, it does not enforce it. 0 books none."""
+    """GiB of a machine's memory, all of the trial's process; it can allocate no more. 0 books and bounds none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cpus < math.inf:
@@ -31,7 +49,9 @@ class Resources:
             )
 
         if not 0 <= self.memory < math.inf:
-            raise ConfigError(f"a trial's memory must be 0 GiB or more, but got {self.memory}")
+            raise ConfigError(f"--memory-per-trial must be 0 GiB or more, but got {self.memory}; try 8")
+        if self.gpu_memory is not None and not 0 < self.gpu_memory < math.inf:
+            raise ConfigError(f"a trial's memory on a GPU must be above 0 GiB, but got {self.gpu_memory}")
 
     @property
     def threads(self) -> int:
@@ -46,7 +66,7 @@ class Resources:
 
     def bundle(self) -> dict[str, float]:
         """The request in Ray's words."""
-        whole = {"CPU": self.cpus, "GPU": self.gpus or 0.0, "memory": self.memory * 2**30}
+        whole = {"CPU": self.cpus, "GPU": self.gpus or 0.0, "memory": int(self.memory * GIB)}
         return {name: amount for name, amount in whole.items() if amount}
 
     def slots(self, nodes: Iterable[Mapping[str, float]], *, at_least: int = 1) -> int:
@@ -58,7 +78,7 @@ class Resources:
             most = {kind: max((node.get(kind, 0.0) for node in machines), default=0.0) for kind in kinds}
             asked, there = f"{self.gpus or 0:g} GPUs", f"{most['GPU']:g}"
             if self.memory:
-                asked, there = f"{asked} and {self.memory:g} GiB", f"{there} and {most['memory'] / 2**30:.3g} GiB"
+                asked, there = f"{asked} and {self.memory:g} GiB", f"{there} and {most['memory'] / GIB:.3g} GiB"
             raise ConfigError(
                 f"a trial must fit on one machine, but it asks for {self.cpus:g} CPUs and {asked} and the largest has "
                 f"{most['CPU']:g} and {there}; lower --cpus-per-trial or --gpus-per-trial"
@@ -69,7 +89,7 @@ class Resources:
         # 1e-9: three trials of a third of a device fit on it.
         fit = math.floor(node.get("CPU", 0.0) / self.cpus + 1e-9)
         if self.memory:
-            fit = min(fit, int(node.get("memory", 0.0) // (self.memory * 2**30)))
+            fit = min(fit, int(node.get("memory", 0.0) // (self.memory * GIB)))
         if not self.gpus:
             return fit
         devices = node.get("GPU", 0.0)
@@ -79,40 +99,3 @@ class Resources:
 
 Requirements = Callable[[Mapping[str, Value]], Resources]
 """One trial's share by its parameters."""
-
-
-class Bookings:
-    """What trials of different shares hold or wait for, against what the machines have."""
-
-    def __init__(self, requirements: Requirements, nodes: Sequence[Mapping[str, float]]) -> None:
-        self._requirements = requirements
-        self.nodes = nodes
-        """The resources of each machine; may change."""
-        self._booked: dict[str, dict[str, float]] = {}
-
-    def share(self, params: Mapping[str, Value]) -> Resources:
-        """What a trial asks for. Raises ConfigError where it fits on no machine."""
-        share = self._requirements(params).on(self.nodes)
-        share.slots(self.nodes)
-        return share
-
-    def book(self, trial: str, share: Resources) -> None:
-        """Hands a share out."""
-        self._booked[trial] = share.bundle()
-
-    def free(self, trial: str) -> None:
-        """Takes it back; nothing where the trial had none."""
-        self._booked.pop(trial, None)
-
-    @property
-    def full(self) -> bool:
-        """Whether a trial waits for resources already: then no other is handed out."""
-        return any(self.total(kind) > sum(n.get(kind, 0.0) for n in self.nodes) for kind in ("CPU", "GPU", "memory"))
-
-    def held(self, kind: str) -> float:
-        """What trials have of it, at most all there is: the rest is waited for."""
-        return min(self.total(kind), sum(node.get(kind, 0.0) for node in self.nodes))
-
-    def total(self, kind: str) -> float:
-        """What is booked of CPU, GPU or memory (bytes)."""
-        return sum(bundle.get(kind, 0.0) for bundle in self._booked.values())

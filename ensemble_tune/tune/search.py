@@ -87,7 +87,8 @@ class Search:
     workers: Workers = field(default_factory=Workers)
     """Where trials run; searches that follow each other may share them."""
     requirements: Requirements | None = None
-    """Each trial's share by its parameters; None gives all the same, the workers'."""
+    """Each trial's share by its parameters; None gives all the same, the workers', but for trials that say themselves
+    what they take of a GPU (`SizedTrial`)."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Written into every trial's row, for example the digest of the data."""
     again: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -17,10 +18,13 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from ensemble_tune.errors import EnsembleTuneError, StorageError
 from ensemble_tune.storage import Location
-from ensemble_tune.trial import EpochResult, Trial
+from ensemble_tune.trial import EpochResult, Share, Trial, give_share
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.decisions import Goal
+from ensemble_tune.tune.out_of_memory import Memory, keep_to_memory, ran_out
+from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import EpochRecord, best_epoch
+from ensemble_tune.tune.resources import GIB
 from ensemble_tune.tune.trial_folder import TrialFolder
 
 _IMPORTED = time.time()
@@ -38,6 +42,8 @@ class Report:
     ended: bool = False
     error: str | None = None
     """Why the trial failed, in one line; only when it ended."""
+    ran_out: Memory | None = None
+    """Whose memory was too small for it, where that is why it failed."""
     fatal: bool = False
     """Whether the whole search must end, since it cannot keep what is trained."""
     details: str = field(default="", repr=False)
@@ -51,18 +57,25 @@ class RayTrial(Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory | None:
-        """Called by Tune for each trial; config: share, the trial's, as Ray names resources."""
-        return PlacementGroupFactory([config["share"]]) if "share" in config else None
+        """Called by Tune for each trial; config: placement, the trial's."""
+        if "placement" not in config:
+            return None
+        placement: Placement = config["placement"]
+        bundles = [placement.share.bundle()]
+        if placement.machine is None:
+            return PlacementGroupFactory(bundles)
+        return PlacementGroupFactory(bundles, bundle_label_selector=[{"ray.io/node-id": placement.machine}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Called by Tune in a new worker; config: assignment, and a reference to what all trials of its stage share."""
+        """Called by Tune in a new worker; config: assignment, its placement, and a reference to what all trials of its
+        stage share."""
         self._shared: ray.ObjectRef[Any] | None = None
-        self._begin(config["assignment"], config["shared"], since=_process_started())
+        self._begin(config, since=_process_started())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial, of any stage, into the same process."""
         self.cleanup()
-        self._begin(new_config["assignment"], new_config["shared"])
+        self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
@@ -85,13 +98,23 @@ class RayTrial(Trainable):
                 rows=self._unreported(),
                 ended=True,
                 error=f"{kind}{reason}",
+                ran_out=ran_out(error),
                 fatal=isinstance(error, StorageError),
                 details=traceback.format_exc(),
             )
+        if report.ran_out:
+            gc.collect()  # the next trial finds all that this one had
         return {REPORT: replace(report, node=ray.get_runtime_context().get_node_id()), "done": report.ended}
 
-    def _begin(self, assignment: Assignment, shared: ray.ObjectRef[Any], since: float | None = None) -> None:
+    def _begin(self, config: dict[str, Any], since: float | None = None) -> None:
         """Goes on from the trial's last checkpoint, whoever wrote it; since: when this process was started for it."""
+        assignment: Assignment = config["assignment"]
+        shared: ray.ObjectRef[Any] = config["shared"]
+        self._placement: Placement = config["placement"]
+        share = self._placement.share
+        gpus = share.gpus or 0.0
+        give_share(Share(cpus=share.cpus, gpus=gpus, gpu_bytes=self._placement.gpu_bytes if gpus else None))
+        keep_to_memory(int(share.memory * GIB) or None)
         if shared != self._shared:
             self._trial: Trial
             self._goal: Goal
@@ -135,12 +158,22 @@ class RayTrial(Trainable):
             seconds={**self._before, **seconds},
             reported=datetime.now(UTC),
             worker=f"{socket.gethostname()}/{os.getpid()}",
+            gpu=self._gpu(result),
         )
         self._before = {}
         self._folder.save(self._attempt, result, [*self._rows, row])
         self._rows.append(replace(row, seconds={**row.seconds, "checkpoint": self._lap()}))
         best = best_epoch(self._rows, self._goal.metric, self._goal.mode)
         self._folder.keep({result.epoch} if best is None else {result.epoch, best}, by=self._attempt)
+
+    def _gpu(self, result: EpochResult) -> dict[str, float | str]:
+        """What the trial has of a card, and takes of it."""
+        if not self._placement.share.gpus:
+            return {}
+        context = ray.get_runtime_context()
+        card = f"{context.get_node_id()[:8]}/{'+'.join(context.get_accelerator_ids().get('GPU', []))}"
+        measured = {} if result.gpu_bytes is None else {"measured": float(result.gpu_bytes)}
+        return {**self._placement.figures, "card": card, **measured}
 
     def _lap(self) -> float:
         """Seconds since the last call."""

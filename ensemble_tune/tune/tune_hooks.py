@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -15,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.tune.callback import Callback
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm
 
 from ensemble_tune.errors import ConfigError, StorageError
-from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.interrupts import Interrupted
-from ensemble_tune.tune.machines import Leaving, machines
+from ensemble_tune.tune.machines import Leaving, Machines
+from ensemble_tune.tune.out_of_memory import OF_RAY_S_MONITOR
+from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import Status
-from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.resources import Machine, Resources
 from ensemble_tune.tune.scheduler import Decision
-from ensemble_tune.tune.stage import Stage
+from ensemble_tune.tune.stage import Handed, Stage
 from ensemble_tune.tune.trainable import REPORT, Report
 
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Experiment
 
 log = logging.getLogger(__name__)
-
-_WORKER_DEATHS = 3
-"""How often a trial's worker may die before the trial counts as failed."""
 
 _COUNT_SECONDS = 10
 """How often a cluster's machines are counted: they are what is paid for."""
@@ -49,12 +45,13 @@ class StopTuneError(Exception):
 class Proposals(SearchAlgorithm):
     """Turns a stage's assignments into Tune trials, and waits for the next stage when they have all ended."""
 
-    def __init__(self, share: Resources, end: End, grown: int | None = None) -> None:
+    def __init__(self, share: Resources, end: End, machines: Machines | None = None, grown: int | None = None) -> None:
         """share: what each trial asks for, where its stage says nothing else. grown: how many trials run side by side
         once the cluster has grown; None where it does not grow."""
         self.places = grown or 0
         """How many such trials run side by side."""
         self.leaving = Leaving()
+        self._machines = machines or Machines()
         self._share = share
         self._grown = grown
         self._end = end
@@ -64,19 +61,22 @@ class Proposals(SearchAlgorithm):
         self._counted = 0.0
         self._closed = False
         self.stage: Stage | None = None
+        self._ready: deque[tuple[str, Handed]] = deque()
+        """Trials that take a worker over, with their names."""
         self.why: dict[str, str] = {}
         """What Tune says of a worker's death, by its ids."""
         self._at: dict[str, str] = {}
         """The machine that each trial made its last step on, by Tune's ids."""
 
-    def count(self) -> list[dict[str, float]]:
-        """The machines that stay, each with its resources; what fits on them is counted anew. Raises ConfigError."""
-        nodes = machines(self.leaving.ids)
+    def count(self) -> list[Machine]:
+        """The machines that stay; what fits on them is counted anew. Raises ConfigError."""
+        machines = self._machines.up(self.leaving.ids)
+        nodes = [machine.resources for machine in machines]
         if self._grown is None:
             self.places = self._share.slots(nodes)
         else:
             self.places = max(self._grown, self._share.slots(nodes, at_least=0))
-        return nodes
+        return machines
 
     def begin(self, stage: Stage) -> None:
         """Hands over the next stage; the one before is done."""
@@ -100,39 +100,43 @@ class Proposals(SearchAlgorithm):
             self._closed = self.stage is None
         if self.stage is None or self._enough(self.stage):
             return None
-        handed = None
-        with self._end.on_error():
-            handed = self._hand_out(self.stage)
-        if handed is None:
-            self._settle(self.stage)
+        if not self._ready:
+            with self._end.on_error():
+                self._make_ready(self.stage.next(Placement(share=self._share)))
+        if not self._ready:
+            self.stage.settle()
             return None
-        assignment, share = handed
-        self._started += 1
-        # Two stages may name their trials alike.
-        name = f"{self._started}.{assignment.trial}"
-        if self.stage.bookings is not None:
-            self.stage.bookings.book(name, share)
-        self.stage.live[name] = assignment
+        name, handed = self._ready.popleft()
         return TuneTrial(
             self._spec["run"],
-            config={"assignment": assignment, "shared": self.stage.shared, "share": share.bundle()},
+            config={"assignment": handed.assignment, "shared": self.stage.shared, "placement": handed.placement},
             trial_id=name,
             storage=self._spec["storage"],
             checkpoint_config=self._spec["checkpoint_config"],
             stub=False,
         )
 
-    def _hand_out(self, stage: Stage) -> tuple[Assignment, Resources] | None:
-        """The next assignment with its share; trials that fit on no machine fail on the way."""
-        while True:
-            again = stage.again
-            assignment = replace(again.popleft(), proposed=time.time()) if again else stage.conductor.next()
-            if assignment is None or stage.bookings is None:
-                return None if assignment is None else (assignment, self._share)
-            try:
-                return assignment, stage.bookings.share(assignment.params)
-            except ConfigError as error:
-                stage.conductor.ended(assignment.trial, Status.FAILED, str(error))
+    def _make_ready(self, handed: Handed | None) -> str | None:
+        """Names a trial for Tune; None where there is none."""
+        if handed is None or self.stage is None:
+            return None
+        self._started += 1
+        # Two stages may name their trials alike.
+        name = f"{self._started}.{handed.assignment.trial}"
+        self.stage.live[name] = handed
+        self._ready.append((name, handed))
+        return name
+
+    def keeps_worker(self, trial_id: str) -> str | None:
+        """The name of the next trial, where it takes over the worker of one that ends; None where none does."""
+        if self.stage is None or self._end.reason is not None or self.stage.conductor.reason is not None:
+            return None
+        return self._make_ready(self.stage.next_like(trial_id))
+
+    @property
+    def coming(self) -> set[str]:
+        """The names of the trials that are about to take a worker over."""
+        return {name for name, _ in self._ready}
 
     @property
     def alike(self) -> bool:
@@ -146,7 +150,7 @@ class Proposals(SearchAlgorithm):
 
     def _enough(self, stage: Stage) -> bool:
         """Whether one trial more than fits has been handed out: it is the next as soon as a place is free."""
-        return stage.bookings.full if stage.bookings is not None else len(stage.live) > self.places
+        return (stage.bookings is None or self.grows) and len(stage.live) > self.places
 
     def is_finished(self) -> bool:
         """Whether nothing is left to propose, and never will be."""
@@ -157,39 +161,33 @@ class Proposals(SearchAlgorithm):
         stage = self.stage
         if stage is None or trial_id not in stage.live or self._end.reason is not None:
             return
-        assignment, at = stage.live.pop(trial_id), self._at.pop(trial_id, "")
-        if stage.bookings is not None:
-            stage.bookings.free(trial_id)
+        handed, at = stage.live.pop(trial_id), self._at.pop(trial_id, "")
+        stage.free(handed)
         report = (result or {}).get(REPORT)
         with self._end.on_error():
             if error:
-                self._worker_died(stage, assignment, self.why.pop(trial_id, "see Ray's logs"), at)
+                self._worker_died(stage, handed, self.why.pop(trial_id, "see Ray's logs"), at)
             elif isinstance(report, Report) and report.fatal:
                 raise StorageError(report.error)
             elif isinstance(report, Report) and report.error:
-                log.info("%s failed: %s\n%s", assignment.trial, report.error, report.details)
-                stage.conductor.ended(assignment.trial, Status.FAILED, report.error)
+                log.info("%s failed: %s\n%s", handed.assignment.trial, report.error, report.details)
+                if report.ran_out:
+                    stage.ran_out(handed, report.error, on_gpu=report.ran_out == "gpu")
+                else:
+                    stage.ended(handed, Status.FAILED, report.error)
             else:
-                stage.conductor.ended(assignment.trial)
-            self._settle(stage)
+                stage.ended(handed)
+            stage.settle()
 
-    def _worker_died(self, stage: Stage, assignment: Assignment, why: str, at: str) -> None:
-        """Gives the trial to another worker, unless it has cost too many; why: the last line of Ray's reason, which
-        names the machine where it was lost. at: the machine of its last step."""
-        if at not in self.leaving.ids and not any(node in why for node in self.leaving.ids):
-            stage.deaths[assignment.trial] += 1
-        deaths = stage.deaths[assignment.trial]
-        if deaths > _WORKER_DEATHS:
-            stage.conductor.ended(
-                assignment.trial, Status.LOST, f"its worker died {deaths} times; the last time: {why}"
-            )
-        elif stage.conductor.reason is None:
-            stage.again.append(assignment)
-
-    def _settle(self, stage: Stage) -> None:
-        """Ends the stage once nothing of it is left."""
-        if stage.conductor.done and not stage.live and not stage.again:
-            stage.done.set()
+    def _worker_died(self, stage: Stage, handed: Handed, why: str, at: str) -> None:
+        """why: Ray's reason, which names the machine where it was lost. at: the machine of the last step, if any."""
+        last = why.splitlines()[-1].strip()
+        if at in self.leaving.ids or any(node in why for node in self.leaving.ids):
+            stage.worker_died(handed, last, counts=False)
+        elif OF_RAY_S_MONITOR in why or self._machines.killed_for_memory(at or handed.placement.machine):
+            stage.ran_out(handed, last, on_gpu=False)
+        else:
+            stage.worker_died(handed, last, counts=True)
 
     def look(self, tune_controller: TuneController) -> None:
         """Called several times a second: lets time pass for the conductor, and stops all trials once it has enough."""
@@ -201,27 +199,36 @@ class Proposals(SearchAlgorithm):
             if time.monotonic() - self._counted > _COUNT_SECONDS:
                 with suppress(ConfigError):  # machines that are lost may come back
                     self.count()
-                nodes = machines(self.leaving.ids)
-                stage.conductor.meter.nodes, stage.conductor.meter.places = len(nodes), self.places
+                machines = self._machines.up(self.leaving.ids)
+                stage.conductor.meter.nodes, stage.conductor.meter.places = len(machines), self.places
                 self._counted = time.monotonic()
-                if stage.bookings is not None:
-                    stage.bookings.nodes = nodes
+                stage.meet(machines)
+                self._move(stage, {machine.id for machine in machines}, tune_controller)
             if stage.bookings is not None:
                 stage.conductor.meter.held = stage.bookings.held("GPU")
             stage.conductor.look()
-            if stage.conductor.reason is not None and (stage.live or stage.again):
+            if stage.conductor.reason is not None and (stage.live or stage.again or stage.window):
                 self._stop(stage, tune_controller)
+
+    def _move(self, stage: Stage, there: set[str], tune_controller: TuneController) -> None:
+        """Looks for another place for trials that wait for one on a machine that has gone."""
+        for trial in tune_controller.get_trials():  # type: ignore[no-untyped-call]
+            if trial.status == TuneTrial.PENDING and stage.moves(trial.trial_id, there):
+                tune_controller.stop_trial(trial)  # type: ignore[no-untyped-call]
 
     def _stop(self, stage: Stage, tune_controller: TuneController) -> None:
         """Ends trials at once, wherever they are; each has the checkpoint of its last epoch."""
         stage.conductor.interrupt(stage.conductor.reason or "")
-        stage.again.clear()
+        stage.clear()
+        for name, _ in self._ready:
+            stage.live.pop(name)
+        self._ready.clear()
         for trial in [trial for trial in tune_controller.get_trials() if trial.trial_id in stage.live]:  # type: ignore[no-untyped-call]
             actor = trial.temporary_state.ray_actor
             if actor is not None:
                 ray.kill(actor)
             tune_controller.stop_trial(trial)  # type: ignore[no-untyped-call]
-        self._settle(stage)
+        stage.settle()
 
     def must_move(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the machine that a trial has just made a step on is leaving; it goes on from what it saved there."""
@@ -238,6 +245,7 @@ class Proposals(SearchAlgorithm):
         with self._end.on_error():
             for row in report.rows if isinstance(report, Report) else ():
                 decision = self.stage.conductor.epoch(row)
+                self.stage.learn(row.gpu)
         return decision is Decision.GO_ON
 
 
@@ -250,6 +258,8 @@ class Events(TrialScheduler):
         self._kept: tuple[Any, int] = (None, 0)
         """How many idle workers of a share Tune was told to keep."""
         self._waiting: deque[TuneTrial] = deque()
+        self._takes_over: dict[str, Any] = {}
+        """The request to Ray of trials that are about to take over a worker that Tune was told to keep, by name."""
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Called for every result but a trial's last, which only says that there are no more epochs."""
@@ -264,6 +274,12 @@ class Events(TrialScheduler):
     def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
         """Called before `Proposals.on_trial_complete`; a last result may bring rows too."""
         self._proposals.pass_on(result)
+        # Tune keeps a worker for a trial that it knows of and that makes the same request; so it is told of one.
+        cache: Any = getattr(tune_controller, "_actor_cache", None)
+        follower = self._proposals.keeps_worker(trial.trial_id)
+        if follower is not None and hasattr(cache, "increase_max"):
+            cache.increase_max(trial.placement_group_factory)
+            self._takes_over[follower] = trial.placement_group_factory
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial waits for a place."""
@@ -285,9 +301,8 @@ class Events(TrialScheduler):
         """A trial's worker died; called before `Proposals.on_trial_complete`."""
         # Tune's own `get_error` reads a copy that may not have been made yet.
         file = Path(trial.error_file or "")
-        lines = file.read_text(encoding="utf-8").strip().splitlines() if file.is_file() else []
-        if lines:
-            self._proposals.why[trial.trial_id] = lines[-1].strip()
+        if file.is_file() and (why := file.read_text(encoding="utf-8").strip()):
+            self._proposals.why[trial.trial_id] = why
 
     def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """Nothing to do: Tune tells `Proposals`."""
@@ -295,6 +310,9 @@ class Events(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> TuneTrial | None:
         """The trial that has waited longest: Tune itself would give a freed worker to the newest."""
         self._proposals.look(tune_controller)
+        cache: Any = getattr(tune_controller, "_actor_cache", None)
+        for name in self._takes_over.keys() - self._proposals.coming:  # Tune knows of it by now, or it does not come
+            cache.decrease_max(self._takes_over.pop(name))
         while self._waiting and self._waiting[0].status != TuneTrial.PENDING:
             self._waiting.popleft()
         return self._waiting[0] if self._waiting else None
@@ -330,19 +348,3 @@ class End(Callback):
                 if actor is not None:
                     ray.kill(actor)
             raise StopTuneError
-
-
-class Silence(TrialProgressCallback):
-    """Takes the place of what prints a trial's end on standard output, verbose or not."""
-
-    def __init__(self) -> None:
-        """Keeps nothing."""
-
-    def on_trial_result(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
-
-    def on_trial_error(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
-
-    def on_trial_complete(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""

@@ -14,6 +14,8 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, best_epoch
 from ensemble_tune.tune.search_space import SearchSpace
 
+_TEACH = (Status.FINISHED, Status.STOPPED, Status.FAILED, Status.OUT_OF_MEMORY)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmStart:
@@ -53,7 +55,7 @@ def read_warm_start(out: Location, space: SearchSpace, *, stage: str, objective:
     rows: dict[str, list[EpochRecord]] = defaultdict(list)
     for row in ledger.epochs(stage):
         rows[row.trial].append(row)
-    taught = [r for r in ledger.trials(stage) if r.status in (Status.FINISHED, Status.STOPPED, Status.FAILED)]
+    taught = [r for r in ledger.trials(stage) if r.status in _TEACH]
     learned: list[tuple[TrialRecord, Mapping[int, float]]] = []
     dropped: set[str] = set()
     differing: set[str] = set()
@@ -68,7 +70,7 @@ def read_warm_start(out: Location, space: SearchSpace, *, stage: str, objective:
         except MisfitError as misfit:
             (missing if misfit.value is None else outside)[misfit.parameter.name] += 1
             continue
-        if record.status is not Status.FAILED and not any(objective.metric in row.scores for row in rows[record.trial]):
+        if not record.status.is_infeasible and not any(objective.metric in row.scores for row in rows[record.trial]):
             unscored += 1
             continue
         projected = replace(record, params=params, number=-1 - len(learned))

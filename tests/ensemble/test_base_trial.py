@@ -10,10 +10,11 @@ from trial_contract import TrialContract, content, live, told
 
 from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.gpu_share import CONTEXT_BYTES
 from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.trial import Checkpoint, Params, Trial
+from ensemble_tune.trial import Checkpoint, Params, SizedTrial, Trial
 
 PARAMS: Params = {
     "architecture": "linknet",
@@ -198,3 +199,10 @@ def test_a_misspelt_parameter_is_refused_with_the_nearest_name(tiles: Path, cach
     trial = BaseTrial(data=StageData(data=str(tiles), cache=cache))
     with pytest.raises(ConfigError, match="no setting is called 'learning_rat'; did you mean 'learning_rate'"):
         next(trial({"learning_rat": 0.1}, None))
+
+
+def test_a_trial_says_what_it_takes_of_a_gpu(tiles: Path, cache: Path) -> None:
+    trial = BaseTrial(data=StageData(data=str(tiles), cache=cache, folds=2))
+    assert isinstance(trial, SizedTrial)
+    small, large = (trial.gpu_bytes({**PARAMS, "fold": 1, "batch_size": size}) for size in (4, 128))
+    assert CONTEXT_BYTES < small < large

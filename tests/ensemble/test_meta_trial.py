@@ -19,7 +19,7 @@ from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, PredictionsError
 from ensemble_tune.storage import remove_folder
-from ensemble_tune.trial import Checkpoint, Params, Trial
+from ensemble_tune.trial import Checkpoint, Params, SizedTrial, Trial
 
 KINDS = (
     "mean",
@@ -245,3 +245,10 @@ def test_mirrored_frames_change_what_is_fused_and_double_the_time_of_members(mem
     assert flipped.scores["loss"] != plain.scores["loss"]
     assert flipped.scores["parameters"] == plain.scores["parameters"] == 4.0
     assert flipped.scores["milliseconds"] >= 16.0 > plain.scores["milliseconds"] >= 8.0
+
+
+def test_a_fusion_says_what_it_takes_of_a_gpu(members: Members) -> None:
+    trial = _trial(members)
+    assert isinstance(trial, SizedTrial)
+    narrow, wide = (trial.gpu_bytes({**PARAMS, "width": width, "batch_size": 128}) for width in (8, 64))
+    assert trial.gpu_bytes({**PARAMS, "bases": "1", "batch_size": 128}) < narrow < wide

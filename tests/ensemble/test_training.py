@@ -13,7 +13,7 @@ from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.losses import SegmentationLoss
 from ensemble_tune.ensemble.training import Batch, train_epochs
-from ensemble_tune.errors import ConfigError, RunError, TrainingError
+from ensemble_tune.errors import ConfigError, OutOfMemoryError, RunError, TrainingError
 from ensemble_tune.trial import Checkpoint, EpochResult
 
 CPU = torch.device("cpu")
@@ -180,7 +180,7 @@ def test_memory_that_runs_out_is_one_line() -> None:
         def forward(self, images: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(TrainingError, match="batch_size 2 at 64x64 does not; lower one of them"):
+    with pytest.raises(OutOfMemoryError, match="batch_size 2 at 64x64 does not; lower one of them"):
         next(_train(BASE, model=Greedy()))
 
 

@@ -15,7 +15,9 @@ from ensemble_tune.tune.conductor import Assignment, Conductor
 from ensemble_tune.tune.decisions import Goal
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.optuna_sampler import OptunaSampler
-from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, rank
+from ensemble_tune.tune.packing import Placement
+from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, best_of, rank
+from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.sampler import NoSampler, make_sampler
 from ensemble_tune.tune.scheduler import Decision, make_scheduler
 from ensemble_tune.tune.search import Search
@@ -73,7 +75,7 @@ class Run:
     def worker(self, assignment: Assignment) -> RayTrial:
         made = object.__new__(RayTrial)
         shared = (self.trial, self.goal, self.out / "checkpoints")
-        made.setup({"assignment": assignment, "shared": shared})
+        made.setup({"assignment": assignment, "shared": shared, "placement": Placement(share=Resources(gpus=0))})
         return made
 
     def to_the_end(self) -> "Run":
@@ -312,6 +314,21 @@ def test_a_row_of_a_replaced_attempt_changes_nothing(tmp_path: Path) -> None:
     run.ledger.close()
     assert [(row.epoch, row.attempt, row.scores["score"]) for row in run.rows] == [(1, 2, 0.1), (2, 2, 0.2)]
     assert [(t.status, t.score, t.error) for t in run.trials] == [(Status.FINISHED, 0.2, None)]
+
+
+def test_a_trial_that_runs_out_of_memory_keeps_its_figures_and_no_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path, GOAL, 1)
+    run.conductor.next()
+    run.conductor.note_gpu("base-0000", {"share": 0.25, "ran_out": 0.25})
+    run.conductor.epoch(replace(epoch_record(0, 1, {"score": 0.1}), gpu={"share": 0.5, "card": "3f/0"}))
+    run.conductor.ended("base-0000", Status.OUT_OF_MEMORY, "out of memory")
+    run.conductor.note_gpu("base-0000", {"share": 1.0})
+    run.conductor.close()
+    run.ledger.close()
+    (trial,) = run.trials
+    assert (trial.status, trial.error) == (Status.OUT_OF_MEMORY, "out of memory")
+    assert trial.gpu == {"share": 0.5, "ran_out": 0.25} and not trial.ended_well
+    assert best_of(run.trials, "max") is None and not run.kept()
 
 
 def test_a_trial_that_was_taken_out_of_the_ledger_leaves_nothing_behind(tmp_path: Path) -> None:

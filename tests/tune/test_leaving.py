@@ -6,9 +6,11 @@ import pytest
 from records import trial_record
 
 from ensemble_tune.tune.conductor import Assignment
+from ensemble_tune.tune.machines import Machines
+from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import Resources
-from ensemble_tune.tune.stage import Stage
+from ensemble_tune.tune.stage import Handed, Stage
 from ensemble_tune.tune.trainable import REPORT, Report
 from ensemble_tune.tune.tune_hooks import End, Proposals
 
@@ -28,9 +30,16 @@ class Told:
         self.ended_as.append((trial, status))
 
 
+class Quiet(Machines):
+    """Machines whose kernels have killed nobody."""
+
+    def killed_for_memory(self, machine: str | None) -> bool:
+        return False
+
+
 @pytest.fixture
 def proposals() -> Proposals:
-    made = Proposals(Resources(), End())
+    made = Proposals(Resources(), End(), Quiet())
     made.leaving.ids = frozenset({GOES})
     made.stage = Stage(conductor=Told(), shared=None)  # type: ignore[arg-type]
     return made
@@ -44,7 +53,7 @@ def dies(
     record = trial_record(0)
     for number in range(times):
         name = f"{number}.{record.trial}"
-        proposals.stage.live[name] = Assignment(record)
+        proposals.stage.live[name] = Handed(Assignment(record), Placement(share=Resources()))
         if at:
             proposals.must_move(name, {REPORT: Report(node=at)})
         proposals.why[name] = why

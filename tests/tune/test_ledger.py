@@ -26,7 +26,7 @@ from small_disk import fill, small_disk
 
 from ensemble_tune.errors import EnsembleTuneError, RunError, StorageFullError
 from ensemble_tune.object_path import ObjectPath
-from ensemble_tune.storage import Location
+from ensemble_tune.storage import Location, arrow_file
 from ensemble_tune.tune import ledger_table
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
@@ -73,6 +73,12 @@ def fresh(ledger: Ledger) -> Ledger:
     return Ledger(ledger.folder)
 
 
+def columns_of(folder: Location) -> Iterator[str]:
+    for path in (*(folder / "trials").glob("*.parquet"), *(folder / "epochs").glob("*.parquet")):
+        with arrow_file(path) as file:
+            yield from pq.ParquetFile(file).schema_arrow.names
+
+
 class Clock:
     now = 100.0
 
@@ -96,6 +102,24 @@ def plain(rows: list[TrialRecord] | list[EpochRecord]) -> list[str]:
                 values[name] = value.astimezone(UTC).isoformat()
         texts.append(repr(values))
     return texts
+
+
+def test_memory_is_kept_beside_rows_of_before_it_was(anywhere: Ledger) -> None:
+    """Of an earlier version, or without a GPU, there are no such columns; they come with the first row."""
+    old, new = (
+        full(0),
+        replace(full(1), status=Status.OUT_OF_MEMORY, gpu={"share": 0.25, "estimated": 3e9, "measured": 2.5e9}),
+    )
+    row = replace(epoch_record(1, 1), gpu={"share": 0.25, "measured": 2.5e9, "card": "3f2a/0"})
+    for trial, epoch in ((old, epoch_record(0, 1)), (new, row)):
+        anywhere.put_trial(trial)
+        anywhere.put_epoch(epoch)
+        assert anywhere.flush()
+        if trial is old:
+            assert not any(name.startswith("gpu.") for name in columns_of(anywhere.folder))
+            assert plain(fresh(anywhere).trials()) == plain([old])
+    assert plain(fresh(anywhere).trials()) == plain([old, new])
+    assert [epoch.gpu for epoch in fresh(anywhere).epochs()] == [{}, row.gpu]
 
 
 def test_what_is_written_is_read_back_as_it_was(anywhere: Ledger) -> None:

@@ -74,10 +74,11 @@ class TestTheTruth:
         (trial,) = trials(sampler)
         assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.7)
 
-    def test_a_failed_trial_is_infeasible(self, name: str) -> None:
+    @pytest.mark.parametrize("status", [Status.FAILED, Status.OUT_OF_MEMORY])
+    def test_a_failed_trial_is_infeasible(self, name: str, status: Status) -> None:
         sampler = make(name)
         tell(sampler, 0, sampler.propose(0))
-        tell(sampler, 1, sampler.propose(1), Status.FAILED, None)
+        tell(sampler, 1, sampler.propose(1), status, None)
         fine, failed = trials(sampler)
         assert failed.state in (TrialState.COMPLETE, TrialState.PRUNED) and max(failed.constraints.values()) > 0
         assert max(fine.constraints.values(), default=0.0) <= 0

@@ -20,6 +20,14 @@ def test_an_epoch_survives_json(scores: dict[str, float], epoch: int) -> None:
     assert {k: repr(v) for k, v in back.scores.items()} == {k: repr(abs(v) if v != v else v) for k, v in scores.items()}
 
 
+def test_what_an_epoch_took_of_a_gpu_survives_json_and_may_be_missing() -> None:
+    row = replace(epoch_record(0, 1), gpu={"share": 0.25, "measured": 4e9, "card": "3f/0"})
+    written = row.to_json()
+    assert EpochRecord.from_json(json.loads(json.dumps(written))) == row
+    del written["gpu"]  # as earlier versions wrote it
+    assert EpochRecord.from_json(written) == replace(row, gpu={})
+
+
 @pytest.mark.parametrize(
     "damage", [{"scores": 3}, {"epoch": "x"}, {"reported": "today"}, {"seconds": None}, {"trial": ...}]
 )
@@ -42,6 +50,14 @@ def after(scores: list[float], mode: Mode = "max", worth: str = "best") -> tuple
 def test_a_trial_is_worth_its_best_epoch_and_the_first_of_equals() -> None:
     assert after([0.1, 0.3, 0.3, 0.2]) == (2, 0.3)
     assert after([0.4, 0.3, 0.3, 0.5], "min") == (2, 0.3)
+
+
+def test_a_trial_has_the_figures_of_its_epochs_and_the_most_that_was_measured() -> None:
+    record = trial_record(0, status=Status.RUNNING).with_gpu({"ran_out": 0.25})
+    for epoch, measured in enumerate((4e9, 5e9, 3e9), start=1):
+        row = replace(epoch_record(0, epoch), gpu={"share": 0.5, "measured": measured, "card": "3f/0"})
+        record = record.with_epoch(row, "miou", "max", "best")
+    assert record.gpu == {"ran_out": 0.25, "share": 0.5, "measured": 5e9}
 
 
 def test_nan_is_never_the_best() -> None:

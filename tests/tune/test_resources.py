@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.tune.resources import Bookings, Resources
+from ensemble_tune.tune.resources import Resources
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_threads_fit_the_share_of_cores() -> None:
 
 @pytest.mark.parametrize("memory", [-1, math.nan, math.inf])
 def test_a_share_of_memory_that_makes_no_sense_is_refused(memory: float) -> None:
-    with pytest.raises(ConfigError, match="a trial's memory must be 0 GiB or more"):
+    with pytest.raises(ConfigError, match=r"--memory-per-trial must be 0 GiB or more, but got .*; try 8"):
         Resources(memory=memory)
 
 
@@ -84,19 +84,7 @@ def test_memory_is_booked_in_bytes_and_limits_slots() -> None:
         share.slots([{"CPU": 8, "memory": 2**30}])
 
 
-def test_one_trial_more_than_fits_is_handed_out_whatever_each_asks_for() -> None:
-    nodes = [{"CPU": 4.0, "GPU": 1.0}]
-    bookings = Bookings(lambda params: Resources(cpus=1, gpus=float(params["gpus"])), nodes)
-    for number, gpus in enumerate((0.5, 0.25, 0.25)):
-        assert not bookings.full
-        bookings.book(str(number), bookings.share({"gpus": gpus}))
-    assert not bookings.full, "all have their places; the next one waits for its own"
-    bookings.book("3", bookings.share({"gpus": 1}))
-    assert bookings.full and bookings.total("GPU") == 2
-    bookings.free("3")
-    bookings.free("never there")
-    assert not bookings.full
-    with pytest.raises(ConfigError, match="asks for 1 CPUs and 2 GPUs"):
-        bookings.share({"gpus": 2})
-    bookings.nodes = [*nodes, {"CPU": 4.0, "GPU": 2.0}]
-    assert bookings.share({"gpus": 2}).gpus == 2
+@pytest.mark.parametrize("memory", [0, -1, math.nan, math.inf])
+def test_a_need_of_gpu_memory_that_makes_no_sense_is_refused(memory: float) -> None:
+    with pytest.raises(ConfigError, match="a trial's memory on a GPU must be above 0 GiB"):
+        Resources(gpu_memory=memory)

@@ -174,7 +174,7 @@ class TestOnLocalRay:
         """Trials of half a core run side by side, one of the whole machine alone; one that fits nowhere fails."""
 
         def share(params: Mapping[str, Value]) -> Resources:
-            return Resources(cpus=float(params["cpus"]), gpus=0, memory=0.01)
+            return Resources(cpus=float(params["cpus"]), gpus=0, memory=0.25)
 
         halves = 2 * CORES
         half = {"rate": 0.5, "epochs": 2, "cpus": 0.5, "meets": halves}

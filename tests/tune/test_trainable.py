@@ -12,10 +12,13 @@ from records import trial_record
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.decisions import Goal
+from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import Status
+from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.trainable import REPORT, RayTrial, Report
 from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
 
+ALONE = Placement(share=Resources(gpus=0))
 PARAMS = {"rate": 0.5, "epochs": 4, "seed": 3}
 
 
@@ -35,7 +38,7 @@ def worker(tmp_path: Path, trial: Trial = CountingTrial(), params: Params = PARA
     made = object.__new__(RayTrial)
     goal = Goal(stage="base", metric="score", keep=1)
     assignment = assigned(0, params)
-    made.setup({"assignment": assignment, "shared": (trial, goal, tmp_path)})
+    made.setup({"assignment": assignment, "shared": (trial, goal, tmp_path), "placement": ALONE})
     return made
 
 
@@ -169,12 +172,12 @@ def test_a_trial_says_how_long_it_waited_and_what_its_worker_took_to_start(tmp_p
     now = time.time()
     made = object.__new__(RayTrial)
     shared = (CountingTrial(), Goal(stage="base", metric="score", keep=1), tmp_path)
-    made.setup({"assignment": assigned(0, PARAMS, proposed=now - 5), "shared": shared})
+    made.setup({"assignment": assigned(0, PARAMS, proposed=now - 5), "shared": shared, "placement": ALONE})
     (row,) = step(made).rows
     # This process is older than the proposal, or was started for it after at most 5 seconds.
     assert row.seconds["wait"] + row.seconds["start"] == pytest.approx(5, abs=0.5)
     assert 0 < row.seconds["start"] <= 5.5
-    made.reset_config({"assignment": assigned(1, PARAMS, proposed=now - 7), "shared": shared})
+    made.reset_config({"assignment": assigned(1, PARAMS, proposed=now - 7), "shared": shared, "placement": ALONE})
     (row,) = step(made).rows
     assert row.seconds["start"] == 0 and row.seconds["wait"] == pytest.approx(7, abs=0.5)
 
@@ -192,7 +195,7 @@ def test_the_next_trial_in_a_process_ends_the_one_before(tmp_path: Path) -> None
     made = worker(tmp_path, trial)
     step(made)
     shared = (trial, Goal(stage="base", metric="score", keep=1), tmp_path)
-    assert made.reset_config({"assignment": assigned(1, {**PARAMS, "rate": 0.7}), "shared": shared})
+    assert made.reset_config({"assignment": assigned(1, {**PARAMS, "rate": 0.7}), "shared": shared, "placement": ALONE})
     assert events == ["closed 0.5"]
     (row,) = step(made).rows
     assert (row.trial, row.number, row.epoch, row.attempt, row.scores["score"]) == ("base-0001", 1, 1, 1, 0.7)

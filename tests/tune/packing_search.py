@@ -1,0 +1,84 @@
+"""`python packing_search.py OUT`: trials of many sizes on a logical cluster of two cards of 16 GiB and one of 80."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray.cluster_utils import Cluster
+
+from ensemble_tune.errors import OutOfMemoryError
+from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial, given_share
+from ensemble_tune.tune.machines import CARD_LABEL
+from ensemble_tune.tune.resources import GIB, Requirements, Resources
+from ensemble_tune.tune.search import Search
+from ensemble_tune.tune.workers import Workers
+
+CARDS = {"small": (2, 16), "large": (1, 80)}
+"""How many of how many GiB."""
+ROUND = [40, 20, 20, 8, 8, 4, 4, 4, 4]
+"""GiB of trials that fill all cards."""
+ROUNDS, SECONDS, EPOCHS = 3, 1.5, 2
+
+
+def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+    """Takes what `takes` says, or else what it was expected to; with less it runs out of memory, as on a real card."""
+    share = given_share()
+    assert share is not None and share.gpu_bytes is not None
+    takes = float(params.get("takes", params["gib"]))
+    for epoch in range(1 if resume is None else resume.epoch + 1, EPOCHS + 1):
+        if takes * GIB > share.gpu_bytes and epoch == EPOCHS:
+            raise OutOfMemoryError(f"a stand-in for an allocator has {share.gpu_bytes} bytes for {takes:g} GiB")
+        time.sleep(SECONDS)
+        yield EpochResult(epoch=epoch, scores={"score": float(params["gib"])}, gpu_bytes=int(takes * GIB))
+
+
+def needs(params: Params) -> Resources:
+    return Resources(cpus=0.5, gpu_memory=float(params["gib"]))
+
+
+def points() -> list[Params]:
+    found: list[Params] = [{"gib": gib, "seed": number} for number, gib in enumerate(ROUND * ROUNDS)]
+    # One that needs more than it was expected to, one that needs more than there is, one that is known not to fit.
+    return [*found, {"gib": 3.9, "takes": 5, "seed": 90}, {"gib": 80, "takes": 81, "seed": 91}, {"gib": 99, "seed": 92}]
+
+
+class Sized:
+    """The same trial, which says itself what it takes; where that cannot be said it gets a whole card."""
+
+    def __call__(self, params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        yield from trial(params, resume)
+
+    def gpu_bytes(self, params: Params) -> int:
+        if params["gib"] == 7:
+            raise NotImplementedError("no sevens")
+        return int(float(params["gib"]) * GIB)
+
+
+def search(out: Path, workers: Workers, made: Trial, points: list[Params], needs: Requirements | None = None) -> None:
+    Search(
+        trial=made,
+        metric="score",
+        stage="packed",
+        keep=1,
+        out=out,
+        max_epochs=EPOCHS,
+        points=points,
+        requirements=needs,
+        workers=workers,
+    ).run()
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for number, gib in CARDS.values():
+        cluster.add_node(num_cpus=8, num_gpus=number, labels={CARD_LABEL: str(gib)})
+    with Workers(Resources(cpus=0.5), cluster.address) as workers:
+        search(out / "packed", workers, trial, points(), needs)
+        search(out / "sized", workers, Sized(), [{"gib": gib, "seed": gib} for gib in (5, 7)])
+    tenth = Workers(Resources(cpus=0.5, gpus=0.1), cluster.address)
+    search(out / "explicit", tenth, Sized(), [{"gib": gib, "seed": gib} for gib in (8, 9)])
+    cluster.shutdown()

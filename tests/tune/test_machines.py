@@ -1,0 +1,113 @@
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hungry_trial import HungryTrial
+
+from ensemble_tune.errors import ConfigError
+from ensemble_tune.trial import Value
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.machines import Machines, _gib, _look
+from ensemble_tune.tune.record import Status, TrialRecord
+from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.search import Search
+
+CGROUP = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A stand-in for the driver's tool, with what it answers."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def answers(text: str) -> None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\ncat <<'E'\n{text}\nE\n")
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+
+    return answers
+
+
+def test_a_card_has_what_others_leave_of_it(nvidia_smi: Callable[[str], None]) -> None:
+    nvidia_smi("16384, 384\n81920, 0")
+    cards, kills = _look()
+    assert cards == [16000 * 2**20, 81920 * 2**20] and kills >= 0
+
+
+def test_a_label_says_what_a_card_holds() -> None:
+    assert _gib("39.5") == 39.5
+    with pytest.raises(ConfigError, match=r"the label gpu-memory-gib of a machine must be the GiB .* but is '16GiB'"):
+        _gib("16GiB")
+
+
+@pytest.mark.parametrize("answer", ["[N/A], [N/A]", "No devices were found"])
+def test_what_the_driver_cannot_tell_is_not_known(nvidia_smi: Callable[[str], None], answer: str) -> None:
+    nvidia_smi(answer)
+    assert _look()[0] == []
+
+
+def given(out: Path, groups: Path, points: list[dict[str, Value]], **options: Any) -> list[TrialRecord]:
+    search = Search(
+        trial=HungryTrial(groups, out / "log"), metric="score", stage="base", out=out, max_epochs=3, points=points
+    )
+    replace(search, **options).run()
+    return Ledger(out / LEDGER).trials()
+
+
+@pytest.mark.usefixtures("local_ray")
+class TestOnLocalRay:
+    def test_machines_are_known_with_their_resources(self) -> None:
+        (machine,) = Machines().up()
+        assert machine.resources["CPU"] == len(os.sched_getaffinity(0)) and machine.card is None
+        assert Machines().up(leaving=frozenset({machine.id})) == []
+
+    def test_a_trial_has_the_memory_it_asked_for_then_twice_as_much_and_then_no_more(self, tmp_path: Path) -> None:
+        def share(params: Mapping[str, Value]) -> Resources:
+            return Resources(cpus=0.5, gpus=0, memory=0.5)
+
+        sizes: list[dict[str, Value]] = [{"mib": mib, "seed": seed} for seed, mib in enumerate((100, 700, 2000))]
+        plain, twice, more = given(tmp_path, tmp_path, sizes, requirements=share)
+        assert (plain.status, plain.attempt, plain.gpu) == (Status.FINISHED, 1, {})
+        assert (twice.status, twice.attempt, twice.epochs) == (Status.FINISHED, 2, 3)
+        assert (more.status, more.epochs) == (Status.OUT_OF_MEMORY, 1)
+        assert (
+            more.error == "out of memory with no GPU and 1 GiB of the machine, the second time: MemoryError: no message"
+        )
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A group of processes whose memory the kernel bounds."""
+    group = CGROUP / f"ensemble-tune-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(200 * 2**20))
+    except OSError:
+        pytest.skip("only root may make groups of bounded memory")
+    yield group
+    group.rmdir()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_trial_that_the_kernel_kills_for_its_memory_runs_once_more_beside_others(
+    tmp_path: Path, small_group: Path
+) -> None:
+    points: list[dict[str, Value]] = [
+        {"seed": 0},
+        {"mib": 400, "killed": 1, "seed": 1},
+        {"mib": 400, "killed": 9, "seed": 2},
+        {"seed": 3},
+    ]
+    first, once, always, last = given(tmp_path, small_group, points)
+    assert [(t.status, t.epochs, t.attempt) for t in (first, once, last)] == [
+        (Status.FINISHED, 3, 1),
+        (Status.FINISHED, 3, 2),
+        (Status.FINISHED, 3, 1),
+    ]
+    assert once.gpu == {"ran_out": 0.0} and first.gpu == {}
+    assert (always.status, always.epochs) == (Status.OUT_OF_MEMORY, 1)
+    assert always.error is not None and always.error.startswith("out of memory with no GPU, the second time: ")

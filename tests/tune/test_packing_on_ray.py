@@ -1,0 +1,144 @@
+"""Trials of many sizes on a logical cluster with cards of two sizes: what the ledger says of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from packing_search import CARDS, EPOCHS, ROUND, ROUNDS
+
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+from ensemble_tune.tune.resources import GIB
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packed")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
+    environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
+    command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def ledger(runs: Path) -> Ledger:
+    return Ledger(runs / "packed" / LEDGER)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A share of a card over some time, by one life of a trial."""
+
+    trial: str
+    card: str
+    given: float
+    since: datetime
+    until: datetime
+
+
+def held(rows: list[EpochRecord]) -> Iterator[Held]:
+    lives: dict[tuple[str, int], list[EpochRecord]] = defaultdict(list)
+    for row in rows:
+        lives[row.trial, row.attempt].append(row)
+    for (trial, _), own in lives.items():
+        first = own[0]
+        since = first.reported - timedelta(seconds=sum(v for name, v in first.seconds.items() if name != "wait"))
+        yield Held(trial, str(first.gpu["card"]), float(first.gpu["given"]), since, own[-1].reported)
+
+
+def sizes(shares: list[Held]) -> dict[str, float]:
+    """Each card's bytes, by how much of it was ever given at once."""
+    cards = sorted({each.card for each in shares})
+    biggest = {card: max(each.given for each in shares if each.card == card) for card in cards}
+    large = max(cards, key=lambda card: biggest[card])
+    return {card: (CARDS["large"][1] if card == large else CARDS["small"][1]) * GIB for card in cards}
+
+
+def by_size(ledger: Ledger) -> dict[float, list[TrialRecord]]:
+    found = defaultdict(list)
+    for record in ledger.trials():
+        found[float(record.params["gib"])].append(record)
+    return found
+
+
+def test_no_card_is_promised_twice_at_any_moment(ledger: Ledger) -> None:
+    shares = list(held(ledger.epochs()))
+    size = sizes(shares)
+    assert len(size) == 3 and sorted(size.values()) == [16 * GIB, 16 * GIB, 80 * GIB]
+    for moment in {each.since for each in shares}:
+        for card in size:
+            there = [each for each in shares if each.card == card and each.since <= moment < each.until]
+            assert sum(each.given for each in there) <= size[card], f"{card} at {moment}: {there}"
+
+
+def test_cards_are_full_while_trials_that_fit_wait(ledger: Ledger) -> None:
+    own = {record.trial for record in ledger.trials() if record.number < len(ROUND) * ROUNDS}
+    shares = [each for each in held(ledger.epochs()) if each.trial in own]
+    since = sorted(each.since for each in shares)
+    # From when all cards were full first until the last trial had its place.
+    begin, end = since[len(ROUND) - 1], since[-1]
+    taken = sum(
+        each.given * max(0.0, (min(each.until, end) - max(each.since, begin)).total_seconds()) for each in shares
+    )
+    filled = taken / (sum(sizes(shares).values()) * (end - begin).total_seconds())
+    assert filled >= 0.9, f"{filled:.0%}"
+
+
+def test_each_trial_has_the_part_that_holds_it(ledger: Ledger) -> None:
+    for gib, records in by_size(ledger).items():
+        for record in records:
+            if gib in ROUND:
+                assert (record.status, record.epochs) == (Status.FINISHED, EPOCHS)
+                assert record.gpu["given"] >= gib * GIB == record.gpu["measured"] == record.gpu["estimated"]
+
+
+def test_workers_are_taken_over_as_a_rule(ledger: Ledger) -> None:
+    processes = {row.worker for row in ledger.epochs()}
+    trials = len(ROUND) * ROUNDS
+    assert len(processes) < 0.7 * trials, f"{len(processes)} processes for {trials} trials"
+
+
+def test_one_that_ran_out_of_memory_goes_on_with_more_and_the_others_never_knew(ledger: Ledger) -> None:
+    found = by_size(ledger)
+    (again,) = found[3.9]
+    assert (again.status, again.epochs, again.attempt) == (Status.FINISHED, EPOCHS, 2)
+    assert again.gpu["ran_out"] < again.gpu["share"] or again.gpu["given"] > 5 * GIB
+    rows = [row for row in ledger.epochs() if row.trial == again.trial]
+    assert [(row.epoch, row.attempt) for row in rows] == [(1, 1), (2, 2)], "it went on from its checkpoint"
+    assert rows[0].gpu["given"] < 5 * GIB <= rows[1].gpu["given"]
+    assert all(record.attempt == 1 for gib in set(ROUND) for record in found[gib])
+
+
+def test_what_a_whole_card_cannot_hold_is_infeasible(ledger: Ledger) -> None:
+    (whole,), (never,) = by_size(ledger)[80], by_size(ledger)[99]
+    assert (whole.status, whole.epochs, whole.gpu["share"], whole.gpu["ran_out"]) == (Status.OUT_OF_MEMORY, 1, 1, 1)
+    assert whole.error is not None and whole.error.startswith("out of memory with 1 GPU (80 GiB): a stand-in")
+    assert (never.status, never.epochs) == (Status.FAILED, 0)
+    assert never.error is not None and "it takes 99 GiB and the largest has 80" in never.error
+
+
+def test_a_trial_that_says_what_it_takes_needs_no_requirements(runs: Path) -> None:
+    five, seven = Ledger(runs / "sized" / LEDGER).trials()
+    assert (five.status, five.gpu["share"], five.gpu["estimated"]) == (Status.FINISHED, 0.3333, 5 * GIB)
+    assert (seven.status, seven.gpu["share"], seven.gpu["given"]) == (Status.FINISHED, 1.0, 16 * GIB)
+
+
+def test_a_fraction_that_cannot_hold_a_trial_is_refused_before_it_runs(runs: Path) -> None:
+    eight, nine = Ledger(runs / "explicit" / LEDGER).trials()
+    assert (eight.status, eight.gpu["share"], eight.gpu["given"]) == (Status.FINISHED, 0.1, 8 * GIB)
+    assert (nine.status, nine.epochs) == (Status.FAILED, 0)
+    assert nine.error == (
+        "a share of a GPU must hold what its trial takes, but 0.1 of the largest, which has 80 GiB, is 8, and this "
+        "trial takes 9; give --gpus-per-trial 0.125, or auto"
+    )
