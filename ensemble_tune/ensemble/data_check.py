@@ -44,12 +44,12 @@ class SplitCheck:
     @property
     def pixels(self) -> npt.NDArray[np.int64]:
         """(256,) pixels of each label, IGNORED among them."""
-        return np.array([check.counts for check in self.checks]).sum(0)
+        return np.asarray(sum(check.counts for check in self.checks), np.int64)
 
     @property
     def holding(self) -> npt.NDArray[np.int64]:
         """(256,) frames that hold each label."""
-        return np.array([check.counts > 0 for check in self.checks]).sum(0)
+        return np.asarray(sum((check.counts > 0).astype(np.int64) for check in self.checks), np.int64)
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:

@@ -93,8 +93,8 @@ def _paired(
     if suffix and images == masks:
         image_paths = [path for path in image_paths if not path.stem.endswith(suffix)]
     image_files, doubled_images = _by_name(images, usable(image_paths))
-    mask_paths = [path for path in usable(mask_paths) if path.suffix.lower() == ".png" and path.stem.endswith(suffix)]
-    mask_files, doubled_masks = _by_name(masks, mask_paths, suffix)
+    named = [path for path in usable(mask_paths) if path.stem.endswith(suffix)]
+    mask_files, doubled_masks = _by_name(masks, [path for path in named if path.suffix.lower() == ".png"], suffix)
     faults = [*doubled_images, *doubled_masks]
     if not image_files:
         faults.append(Fault(f"{what} is empty: {images} holds no {', '.join(FILE_SUFFIXES)} files; {LAYOUT}"))
@@ -102,11 +102,12 @@ def _paired(
         faults += faults_of(f"every frame of a list needs an image in {images}", wanted - set(image_files))
         image_files = {name: file for name, file in image_files.items() if name in wanted}
         mask_files = {name: file for name, file in mask_files.items() if name in image_files}
+    lacking = set(image_files) - set(mask_files)
+    if images != masks or suffix:
+        others = {path.name for path in named if path.stem.removesuffix(suffix) in lacking}
+        faults += faults_of("a mask must be a PNG file, since JPEG changes its pixels", others)
     own = f"name with {suffix} behind it" if suffix else "name"
-    faults += faults_of(
-        f"every image in {images} needs a mask of the same {own} in {masks}, a PNG file",
-        set(image_files) - set(mask_files),
-    )
+    faults += faults_of(f"every image in {images} needs a mask of the same {own} in {masks}", lacking)
     faults += faults_of(
         f"every mask in {masks} needs an image of the same name in {images}", set(mask_files) - set(image_files)
     )

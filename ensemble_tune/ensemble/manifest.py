@@ -202,13 +202,11 @@ class EnsembleManifest:
             {**({"trial": name} if name else {}), **base.to_params()}
             for name, base in zip(names, self.bases, strict=True)
         ]
-        images = {} if self.images == RGB else self.images.to_document()
-        tables = {
-            "images": images,
-            "fusion": self.fusion.to_params(),
-            "scores": dict(self.scores),
-            "from": dict(self.origin),
+        of_data = {
+            "images": {} if self.images == RGB else self.images.to_document(),
+            "tiles": {} if self.tiles is None else self.tiles.to_document(),
         }
+        tables = {**of_data, "fusion": self.fusion.to_params(), "scores": dict(self.scores), "from": dict(self.origin)}
         return top | {"bases": bases} | {name: table for name, table in tables.items() if table}
 
     def digest(self) -> str:

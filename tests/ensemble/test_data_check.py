@@ -72,6 +72,17 @@ def test_what_training_refuses_is_the_first_fault(root: Path, tmp_path: Path) ->
     assert str(refused.value) == f"{faults[0]}; 1 more rule is broken, see: ensemble-tune data check DIR"
 
 
+def test_masks_in_jpeg_are_told_from_missing_ones(root: Path) -> None:
+    for index in range(2):
+        mask = root / "valannot" / f"u_{index:05d}.png"
+        cv2.imwrite(str(mask.with_suffix(".jpg")), cv2.imread(str(mask)))
+        mask.unlink()
+    found = check_data(root).faults
+    assert found[0].rule == "a mask must be a PNG file, since JPEG changes its pixels"
+    assert found[0].offenders == ("u_00000.jpg", "u_00001.jpg")
+    assert found[1].rule.startswith("every image in ") and len(found) == 2
+
+
 def test_a_missing_folder_hides_no_other_fault(root: Path) -> None:
     (root / "val").rename(root / "away")
     write_frame(root, "train", "a_00001", label=99)

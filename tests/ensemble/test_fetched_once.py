@@ -78,7 +78,7 @@ def test_a_copy_that_was_damaged_is_fetched_again(stored: ObjectPath, proxy: Pro
         ),
         (
             "broken",
-            r"every image must be a whole, readable PNG or JPEG file; 1 breaks this: s3://.*tiles/val/c_001\.png",
+            r"every image must be a whole, readable PNG, JPEG or TIFF file; 1 breaks this: s3://.*tiles/val/c_001\.png",
         ),
         ("no val", r"val needs the folder s3://.*/tiles/valannot, which is not there"),
         (

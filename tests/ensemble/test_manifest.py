@@ -9,7 +9,9 @@ import pytest
 
 from ensemble_tune.ensemble import manifest
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
+from ensemble_tune.ensemble.image_spec import ImageSpec
 from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.errors import ConfigError
 
 FULL = EnsembleManifest(
@@ -52,6 +54,16 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     FULL.save(tmp_path / "deep" / "best.toml")
     assert EnsembleManifest.load(tmp_path / "deep" / "best.toml") == FULL
     assert EnsembleManifest.from_document(FULL.to_document()) == FULL
+
+
+def test_what_the_data_says_of_images_and_tiles_is_kept_and_left_out_where_it_says_nothing(tmp_path: Path) -> None:
+    images = ImageSpec(channels=2, bits=16, mean=(1.5, 2.0), std=(3.0, 4.0))
+    told = dataclasses.replace(FULL, images=images, tiles=Tiles(size=(64, 96), overlap=8))
+    told.save(tmp_path / "best.toml")
+    assert EnsembleManifest.load(tmp_path / "best.toml") == told
+    assert told.digest() == FULL.digest() and not {"images", "tiles"} & set(FULL.to_document())
+    with pytest.raises(ConfigError, match=r"images\.channels must be a whole number within 1\.\.64, but got 0"):
+        _load(tmp_path, f"{HAND_WRITTEN}[images]\nchannels = 0\n")
 
 
 def test_a_manifest_written_by_hand_needs_its_bases_alone(tmp_path: Path) -> None:
