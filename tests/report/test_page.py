@@ -53,7 +53,7 @@ def test_a_search_of_anything_else_has_a_page(tmp_path: Path) -> None:
         for n in range(10)
     ]
     page = render(RunView.of(write_run(tmp_path, *others)))
-    assert "search-0009: " in page and 'id="slice-search-a &lt;b"' in page
+    assert "search-0009: " in page and 'id="plot-slice-search-a &lt;b"' in page
 
 
 def test_a_page_can_be_written_wherever_a_run_can_be(place: Location) -> None:
