@@ -20,8 +20,15 @@ function themed(layout) {
   };
   for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
     for (const part of ["gridcolor", "linecolor", "zerolinecolor"]) update[`${axis}.${part}`] = line;
+    update[`${axis}.title.font.size`] = 13;
   }
   return update;
+}
+
+async function paint(canvas) {
+  await Plotly.relayout(canvas, { ...themed(canvas.layout), autosize: true });
+  const numbered = canvas.data.flatMap((trace, place) => trace.texttemplate ? [place] : []);
+  if (numbered.length) await Plotly.restyle(canvas, { "textfont.color": colours().ink }, numbered);
 }
 
 async function drawAll() {
@@ -34,7 +41,7 @@ async function drawAll() {
     layout.xaxis = layout.xaxis || {};
     layout.yaxis = layout.yaxis || {};
     await Plotly.newPlot(canvas, data, layout, config);
-    await Plotly.relayout(canvas, themed(canvas.layout));
+    await paint(canvas);
     canvas.dataset.drawn = "yes";
     await new Promise((resolve) => setTimeout(resolve));  // the page stays usable meanwhile
   }
@@ -43,7 +50,7 @@ async function drawAll() {
 
 function repaint() {
   for (const canvas of canvases.filter((each) => each.dataset.drawn)) {
-    Plotly.relayout(canvas, { ...themed(canvas.layout), autosize: true });
+    paint(canvas);
     Plotly.Plots.resize(canvas);
   }
 }

@@ -98,7 +98,7 @@ def _importance(stage: StageView, study: optuna.Study) -> Plot:
         told=f"PED-ANOVA over {trials} trials: how much each parameter says about who is among the best"
         + (", a hint at most from so few trials." if trials < 50 else "."),
         height=120 + 28 * len(names),
-        xaxis={"title": {"text": "importance"}},
+        xaxis={"title": {"text": "importance"}, "range": [0, 1.2 * max(figure.data[0].x)]},
         yaxis={"title": {"text": ""}},
         showlegend=False,
     )
