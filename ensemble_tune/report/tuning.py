@@ -66,7 +66,7 @@ def tuning_plots(stage: StageView) -> list[Plot]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few trials in a condition: the page says how many there are
         order = _by_importance(study)
-        plots = [_importance(stage, study)] if len(_trials(study)) >= _FEWEST else []
+        plots = [_importance(stage, study)] if len(order) > 1 and len(_trials(study)) >= _FEWEST else []
         plots.append(_parallel(stage, study, order))
         plots += [_slice(stage, study, name) for name in order[:_SLICES]]
     return plots

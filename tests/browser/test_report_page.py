@@ -116,6 +116,13 @@ def test_a_slider_goes_from_prediction_to_truth(reader: Reader, whole: Path) -> 
     assert not truth.is_visible()
 
 
+def test_numbers_in_the_confusion_matrix_can_be_read_in_the_dark(reader: Reader, whole: Path) -> None:
+    page = reader.open(whole, dark=True).page
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    shown = page.eval_on_selector_all(".heatmap-label text", "all => all.map(one => getComputedStyle(one).fill)")
+    assert len(shown) == 9 and set(shown) == {ink}
+
+
 def test_colours_follow_the_system_and_the_reader(reader: Reader, under_way: Path) -> None:
     def colours(page: object) -> list[str]:
         return [
