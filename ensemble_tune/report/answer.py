@@ -118,6 +118,8 @@ def _on_test(view: RunView) -> list[Tile]:
     value = final.scores["miou"]
     tiles = [Tile(f"mIoU on {final.split}", *_with_interval(value, None if own is None else mean_iou(own)))]
     for name, words in (("mean", "over the mean of its models"), ("member-1", "over its best model")):
+        if name == final.manifest.fusion.kind:
+            continue  # itself
         other = final.evidence.get(name)
         if own is not None and other is not None:
             tiles.append(Tile(words, *_points(gain([own], [other]))))

@@ -42,8 +42,8 @@ def compromise_plot(view: RunView) -> Plot | None:
                 hovertemplate="%{text}<br>%{x:.2f} ms, mIoU %{y:.4f}<extra></extra>",
             )
     objectives = (Objective("miou"), Objective(MILLISECONDS, "min"))
-    stage = "meta" if found.get("meta") else "base"
-    unbeaten = front(found[stage], objectives)
+    own = "meta" if found.get("meta") else "base"
+    unbeaten = front(found[own], objectives)
     said = ""
     if unbeaten:
         figure.add_scatter(
@@ -53,7 +53,7 @@ def compromise_plot(view: RunView) -> Plot | None:
             name="front",
             hoverinfo="skip",
         )
-        knee = pick(found[stage], objectives, "knee")
+        knee = pick(found[own], objectives, "knee")
         figure.add_scatter(
             **_places([knee]),
             mode="markers",
@@ -61,9 +61,9 @@ def compromise_plot(view: RunView) -> Plot | None:
             name="knee",
             hoverinfo="skip",
         )
-        how = f": ensemble-tune export {view.place} --pick knee" if stage == "meta" else ""
+        how = f": ensemble-tune export {view.place} --pick knee" if own == "meta" else ""
         said = (
-            f" No other beats those on the line, {len(unbeaten)} of {len(found[stage])}, in both; "
+            f" No other beats those on the line, {len(unbeaten)} of {len(found[own])}, in both; "
             f"the knee is {knee.trial}{how}."
         )
     return plot(

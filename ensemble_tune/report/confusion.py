@@ -57,6 +57,6 @@ def _plot(evidence: Evidence, where: str) -> Plot:
         title="Confusion matrix",
         told=told,
         height=160 + (14 if many else 34) * len(evidence.classes),
-        xaxis={"title": {"text": "predicted"}, "side": "bottom", "tickangle": -45},
-        yaxis={"title": {"text": "truth"}, "autorange": "reversed"},
+        xaxis={"title": {"text": "predicted"}, "showgrid": False, "tickangle": -45},
+        yaxis={"title": {"text": "truth"}, "showgrid": False, "autorange": "reversed"},
     )

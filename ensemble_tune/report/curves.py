@@ -23,10 +23,10 @@ _STYLES = {
 
 
 def curves_plot(stage: StageView) -> Plot | None:
-    """The score by epoch; None where no trial has had an epoch with a score."""
+    """The score by epoch; None where no trial has had two epochs with a score."""
     curves = {trial.trial: _curve(stage, trial) for trial in stage.trials}
     there = [trial for trial in stage.trials if curves[trial.trial]]
-    if not there:
+    if all(len(curves[trial.trial]) < 2 for trial in there):
         return None
     best = next(iter(stage.ranked), None)
     shown = _shown(stage, there)
@@ -37,7 +37,9 @@ def curves_plot(stage: StageView) -> Plot | None:
             _add_lines(figure, [(trial.trial, curves[trial.trial]) for trial in own], name, line)
             _add_ends(figure, [(trial.trial, curves[trial.trial][-1]) for trial in own], name, line, symbol)
     if best is not None:
-        _add_lines(figure, [(best.trial, curves[best.trial])], f"best: {best.trial}", {"color": ORANGE, "width": 3})
+        name, line = f"best: {best.trial}", {"color": ORANGE, "width": 3}
+        _add_lines(figure, [(best.trial, curves[best.trial])], name, line)
+        _add_ends(figure, [(best.trial, curves[best.trial][-1])], name, line, _STYLES[best.status][2])
     left_out = len(there) - len(shown)
     counts = {name: sum(trial.status is status for trial in there) for status, (name, _, _) in _STYLES.items()}
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -20,22 +20,30 @@ function themed(layout) {
   };
   for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
     for (const part of ["gridcolor", "linecolor", "zerolinecolor"]) update[`${axis}.${part}`] = line;
+    update[`${axis}.title.font.size`] = 13;
   }
   return update;
 }
 
+const config = {
+  responsive: true, displaylogo: false,
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+};
+
+async function draw(canvas) {
+  const { data, layout } = JSON.parse(canvas.nextElementSibling.textContent);
+  layout.xaxis = layout.xaxis || {};
+  layout.yaxis = layout.yaxis || {};
+  // Numbers in cells keep the colour that they are drawn with.
+  for (const trace of data.filter((each) => each.texttemplate)) trace.textfont.color = colours().ink;
+  await Plotly.newPlot(canvas, data, layout, config);
+  await Plotly.relayout(canvas, themed(canvas.layout));
+  canvas.dataset.drawn = "yes";
+}
+
 async function drawAll() {
-  const config = {
-    responsive: true, displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-  };
   for (const canvas of canvases) {
-    const { data, layout } = JSON.parse(canvas.nextElementSibling.textContent);
-    layout.xaxis = layout.xaxis || {};
-    layout.yaxis = layout.yaxis || {};
-    await Plotly.newPlot(canvas, data, layout, config);
-    await Plotly.relayout(canvas, themed(canvas.layout));
-    canvas.dataset.drawn = "yes";
+    await draw(canvas);
     await new Promise((resolve) => setTimeout(resolve));  // the page stays usable meanwhile
   }
   root.dataset.drawn = "all";
@@ -43,7 +51,8 @@ async function drawAll() {
 
 function repaint() {
   for (const canvas of canvases.filter((each) => each.dataset.drawn)) {
-    Plotly.relayout(canvas, { ...themed(canvas.layout), autosize: true });
+    if (canvas.data.some((trace) => trace.texttemplate)) draw(canvas);
+    else Plotly.relayout(canvas, { ...themed(canvas.layout), autosize: true });
     Plotly.Plots.resize(canvas);
   }
 }

@@ -48,7 +48,7 @@ def plot(name: str, figure: Any, *, title: str, told: str, height: int = 360, **
         **layout,
     )
     figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
+    figure.update_yaxes(automargin=True, title_standoff=10)
     return Plot(name=name, title=title, told=told, height=height, figure=figure.to_json().replace("<", "\\u003c"))
 
 

@@ -53,12 +53,13 @@ def _table(stage: StageView, most: int) -> TrialTable:
     ordered = [*ranked, *(trial for trial in stage.trials if trial.trial not in names)]
     small = any("small_miou" in trial.scores for trial in ranked)
     failed = any(trial.error for trial in ordered)
+    varied = stage.varied
     head = ("trial", "status", stage.metric or "score", *(["small_miou"] if small else []), "best epoch", "epochs")
     return TrialTable(
         stage=stage.name,
         title=stage.title,
-        head=(*head, "seconds", *stage.varied, *(["error"] if failed else [])),
-        rows=tuple(_row(trial, small, stage.varied, failed) for trial in ordered[:most]),
+        head=(*head, "seconds", *varied, *(["error"] if failed else [])),
+        rows=tuple(_row(trial, small, varied, failed) for trial in ordered[:most]),
         left_out=max(0, len(ordered) - most),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna.visualization import plot_parallel_coordinate, plot_param_importances, plot_slice
 from plotly.colors import sample_colorscale
 
@@ -66,14 +66,19 @@ def tuning_plots(stage: StageView) -> list[Plot]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few trials in a condition: the page says how many there are
         order = _by_importance(study)
-        plots = [_importance(stage, study)] if order and len(study.trials) >= _FEWEST else []
+        plots = [_importance(stage, study)] if len(order) > 1 and len(_trials(study)) >= _FEWEST else []
         plots.append(_parallel(stage, study, order))
         plots += [_slice(stage, study, name) for name in order[:_SLICES]]
     return plots
 
 
+def _trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Its own: Optuna would copy them all, each time."""
+    return study.get_trials(deepcopy=False)
+
+
 def _evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
-    share = max(_BEST_SHARE, _FEWEST_BEST / len(study.trials))
+    share = max(_BEST_SHARE, _FEWEST_BEST / len(_trials(study)))
     return PedAnovaImportanceEvaluator(target_quantile=min(0.5, share))
 
 
@@ -85,7 +90,7 @@ def _importance(stage: StageView, study: optuna.Study) -> Plot:
     figure = plot_param_importances(study, evaluator=_evaluator(study))
     figure.update_traces(marker_color=BLUE, hovertemplate="%{y}: %{x:.2f}<extra></extra>")
     names = list(figure.data[0].y)
-    trials = len(study.trials)
+    trials = len(_trials(study))
     return plot(
         f"importance-{stage.name}",
         figure,
@@ -93,14 +98,14 @@ def _importance(stage: StageView, study: optuna.Study) -> Plot:
         told=f"PED-ANOVA over {trials} trials: how much each parameter says about who is among the best"
         + (", a hint at most from so few trials." if trials < 50 else "."),
         height=120 + 28 * len(names),
-        xaxis={"title": {"text": "importance"}},
+        xaxis={"title": {"text": "importance"}, "range": [0, 1.2 * max(figure.data[0].x)]},
         yaxis={"title": {"text": ""}},
         showlegend=False,
     )
 
 
 def _parallel(stage: StageView, study: optuna.Study, order: Sequence[str]) -> Plot:
-    best = sorted(study.trials, key=lambda trial: trial.value or 0.0, reverse=stage.mode == "max")
+    best = sorted(_trials(study), key=lambda trial: trial.value or 0.0, reverse=stage.mode == "max")
     shown = optuna.create_study(direction=study.direction)
     # The best last, so that they are drawn above the others.
     shown.add_trials(best[:_MOST_LINES][::-1])
@@ -113,7 +118,7 @@ def _parallel(stage: StageView, study: optuna.Study, order: Sequence[str]) -> Pl
         trace.opacity = 0.8
     figure.data[-1].marker.update(colorscale=_SCALE, reversescale=stage.mode == "min", showscale=False)
     figure.for_each_annotation(lambda note: note.font.update(color=None))  # the page's own
-    left_out = len(study.trials) - len(shown.trials)
+    left_out = max(0, len(best) - _MOST_LINES)
     return plot(
         f"parallel-{stage.name}",
         figure,
@@ -128,9 +133,9 @@ def _parallel(stage: StageView, study: optuna.Study, order: Sequence[str]) -> Pl
 def _slice(stage: StageView, study: optuna.Study, name: str) -> Plot:
     metric = stage.metric or "score"
     figure = plot_slice(study, params=[name], target_name=metric)
-    trace, axis = figure.data[0], figure.layout.xaxis
+    trace, axis, trials = figure.data[0], figure.layout.xaxis, _trials(study)
     # Optuna's colour is a trial's number in the study: early grey, late orange.
-    trace.text = [study.trials[number].user_attrs[_NAME] for number in trace.marker.color]
+    trace.text = [trials[number].user_attrs[_NAME] for number in trace.marker.color]
     trace.marker.update(colorscale=_SCALE, showscale=False, size=8, line={"width": 0})
     trace.hovertemplate = "%{text}: %{x}, %{y:.4f}<extra></extra>"
     if axis.categoryarray is not None:  # texts come in quotation marks

@@ -36,13 +36,13 @@ def test_what_a_final_training_measured_comes_with_intervals(finished: Finished)
     assert view.final is not None
     evidence = view.final.evidence
     found = tiles(answer(view))
-    own, over = mean_iou(evidence["ensemble"]), gain([evidence["ensemble"]], [evidence["mean"]])
+    own, over = mean_iou(evidence["ensemble"]), gain([evidence["ensemble"]], [evidence["member-1"]])
     assert found["mIoU on test"] == (
         f"{view.final.scores['miou']:.3f}",
         f"95% interval {own.low:.3f} to {own.high:.3f}",
     )
     assert next(iter(found)) == "mIoU on test"
-    assert found["over the mean of its models"][0] == f"{100 * over.value:+.1f} points"
+    assert found["over its best model"][0] == f"{100 * over.value:+.1f} points"
     assert "95% interval" in found["mIoU, cross-fitted"][1]
 
 

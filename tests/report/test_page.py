@@ -43,7 +43,7 @@ def test_what_a_trial_says_is_shown_and_never_run(searched: RunView) -> None:
 def test_a_run_without_a_score_has_a_page(tmp_path: Path, status: Status) -> None:
     page = render(RunView.of(write_run(tmp_path, base(0, None, status=status, error="out of memory"))))
     assert "no trial has a score yet" in page and "base-0000" in page
-    for missing in ("No fusion has a score yet", "No trial has had an epoch yet", "Nothing has been trained yet"):
+    for missing in ("No fusion has a score yet", "No trial has had two epochs yet", "Nothing has been trained yet"):
         assert missing in page
 
 
@@ -53,7 +53,7 @@ def test_a_search_of_anything_else_has_a_page(tmp_path: Path) -> None:
         for n in range(10)
     ]
     page = render(RunView.of(write_run(tmp_path, *others)))
-    assert "search-0009: " in page and 'id="slice-search-a &lt;b"' in page
+    assert "search-0009: " in page and 'id="plot-slice-search-a &lt;b"' in page
 
 
 def test_a_page_can_be_written_wherever_a_run_can_be(place: Location) -> None:
