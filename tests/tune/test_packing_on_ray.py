@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from packing_search import CARDS, EPOCHS, ROUND, ROUNDS
+from packing_search import CARDS, EPOCHS, MEASURED, ROUND, ROUNDS
 
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
@@ -100,7 +100,8 @@ def test_each_trial_has_the_part_that_holds_it(ledger: Ledger) -> None:
         for record in records:
             if gib in ROUND:
                 assert (record.status, record.epochs) == (Status.FINISHED, EPOCHS)
-                assert record.gpu["given"] >= gib * GIB == record.gpu["measured"] == record.gpu["estimated"]
+                assert record.gpu["given"] >= gib * GIB == record.gpu["estimated"]
+                assert record.gpu["measured"] == int(MEASURED * gib * GIB)
 
 
 def test_workers_are_taken_over_as_a_rule(ledger: Ledger) -> None:
@@ -113,7 +114,6 @@ def test_one_that_ran_out_of_memory_goes_on_with_more_and_the_others_never_knew(
     found = by_size(ledger)
     (again,) = found[3.9]
     assert (again.status, again.epochs, again.attempt) == (Status.FINISHED, EPOCHS, 2)
-    assert again.gpu["ran_out"] < again.gpu["share"] or again.gpu["given"] > 5 * GIB
     rows = [row for row in ledger.epochs() if row.trial == again.trial]
     assert [(row.epoch, row.attempt) for row in rows] == [(1, 1), (2, 2)], "it went on from its checkpoint"
     assert rows[0].gpu["given"] < 5 * GIB <= rows[1].gpu["given"]
