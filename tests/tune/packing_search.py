@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import ray
 from ray.cluster_utils import Cluster
 
 from ensemble_tune.errors import OutOfMemoryError
@@ -87,4 +88,5 @@ if __name__ == "__main__":
         search(out / "sized", workers, Sized(), [{"gib": 5, "seed": 5}])
     tenth = Workers(Resources(cpus=0.5, gpus=0.1), cluster.address)
     search(out / "explicit", tenth, Sized(), [{"gib": 9, "seed": 9}])
+    ray.shutdown()
     cluster.shutdown()
