@@ -189,7 +189,8 @@ class Stage:
                 del self.window[place]
                 for overtaken in self.window[:place]:
                     overtaken.overtaken += 1
-                return Handed(waiting.assignment, placement)
+                # Until now it waited for room, not for a worker.
+                return Handed(replace(waiting.assignment, proposed=time.time()), placement)
             if waiting.overtaken >= _OVERTAKEN:
                 bookings.keep(waiting.wish)
         return None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import ray
 from ray.cluster_utils import Cluster
 
 from ensemble_tune.errors import OutOfMemoryError
@@ -18,9 +19,11 @@ from ensemble_tune.tune.workers import Workers
 
 CARDS = {"small": (2, 16), "large": (1, 80)}
 """How many of how many GiB."""
-ROUND = [40, 20, 20, 8, 8, 4, 4, 4, 4]
+ROUND = [40, 40, 8, 8, 16]
 """GiB of trials that fill all cards."""
-ROUNDS, SECONDS, EPOCHS = 3, 1.5, 2
+ROUNDS, SECONDS, EPOCHS, MEASURED = 3, 1.0, 2, 0.9
+HERE = "here"
+"""Where the trials of the first round meet: until all have a worker none ends, or one worker would serve them all."""
 
 
 def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
@@ -28,32 +31,36 @@ def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
     share = given_share()
     assert share is not None and share.gpu_bytes is not None
     takes = float(params.get("takes", params["gib"]))
+    if "meets" in params:
+        (Path(str(params["meets"])) / str(params["seed"])).touch()
+        while len(list(Path(str(params["meets"])).iterdir())) < len(ROUND):
+            time.sleep(0.05)
     for epoch in range(1 if resume is None else resume.epoch + 1, EPOCHS + 1):
         if takes * GIB > share.gpu_bytes and epoch == EPOCHS:
             raise OutOfMemoryError(f"a stand-in for an allocator has {share.gpu_bytes} bytes for {takes:g} GiB")
         time.sleep(SECONDS)
-        yield EpochResult(epoch=epoch, scores={"score": float(params["gib"])}, gpu_bytes=int(takes * GIB))
+        yield EpochResult(epoch=epoch, scores={"score": float(params["gib"])}, gpu_bytes=int(MEASURED * takes * GIB))
 
 
 def needs(params: Params) -> Resources:
     return Resources(cpus=0.5, gpu_memory=float(params["gib"]))
 
 
-def points() -> list[Params]:
+def points(out: Path) -> list[Params]:
+    (out / HERE).mkdir(parents=True)
     found: list[Params] = [{"gib": gib, "seed": number} for number, gib in enumerate(ROUND * ROUNDS)]
+    found[: len(ROUND)] = [{**point, "meets": str(out / HERE)} for point in found[: len(ROUND)]]
     # One that needs more than it was expected to, one that needs more than there is, one that is known not to fit.
     return [*found, {"gib": 3.9, "takes": 5, "seed": 90}, {"gib": 80, "takes": 81, "seed": 91}, {"gib": 99, "seed": 92}]
 
 
 class Sized:
-    """The same trial, which says itself what it takes; where that cannot be said it gets a whole card."""
+    """The same trial, which says itself what it takes."""
 
     def __call__(self, params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
         yield from trial(params, resume)
 
     def gpu_bytes(self, params: Params) -> int:
-        if params["gib"] == 7:
-            raise NotImplementedError("no sevens")
         return int(float(params["gib"]) * GIB)
 
 
@@ -77,8 +84,9 @@ if __name__ == "__main__":
     for number, gib in CARDS.values():
         cluster.add_node(num_cpus=8, num_gpus=number, labels={CARD_LABEL: str(gib)})
     with Workers(Resources(cpus=0.5), cluster.address) as workers:
-        search(out / "packed", workers, trial, points(), needs)
-        search(out / "sized", workers, Sized(), [{"gib": gib, "seed": gib} for gib in (5, 7)])
+        search(out / "packed", workers, trial, points(out), needs)
+        search(out / "sized", workers, Sized(), [{"gib": 5, "seed": 5}])
     tenth = Workers(Resources(cpus=0.5, gpus=0.1), cluster.address)
-    search(out / "explicit", tenth, Sized(), [{"gib": gib, "seed": gib} for gib in (8, 9)])
+    search(out / "explicit", tenth, Sized(), [{"gib": 9, "seed": 9}])
+    ray.shutdown()
     cluster.shutdown()

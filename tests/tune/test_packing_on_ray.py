@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from packing_search import CARDS, EPOCHS, ROUND, ROUNDS
+from packing_search import CARDS, EPOCHS, MEASURED, ROUND, ROUNDS
 
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
@@ -26,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
     environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
     command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -38,7 +38,7 @@ def ledger(runs: Path) -> Ledger:
 
 @dataclass(frozen=True)
 class Held:
-    """A share of a card over some time, by one life of a trial."""
+    """A share of a card over some time, by one life of a trial; since it was handed out, until it trained no more."""
 
     trial: str
     card: str
@@ -47,14 +47,18 @@ class Held:
     until: datetime
 
 
-def held(rows: list[EpochRecord]) -> Iterator[Held]:
+def held(ledger: Ledger, *, booked: bool) -> Iterator[Held]:
+    """booked: from the moment that a share was handed out until it was given back, else while its trial trained."""
     lives: dict[tuple[str, int], list[EpochRecord]] = defaultdict(list)
-    for row in rows:
+    for row in ledger.epochs():
         lives[row.trial, row.attempt].append(row)
+    ended = {record.trial: record.ended for record in ledger.trials()}
     for (trial, _), own in lives.items():
-        first = own[0]
-        since = first.reported - timedelta(seconds=sum(v for name, v in first.seconds.items() if name != "wait"))
-        yield Held(trial, str(first.gpu["card"]), float(first.gpu["given"]), since, own[-1].reported)
+        first, until = own[0], own[-1].reported
+        before = ("checkpoint",) if booked else ("checkpoint", "wait", "start")
+        since = first.reported - timedelta(seconds=sum(v for name, v in first.seconds.items() if name not in before))
+        end = (ended[trial] or until) if booked else until
+        yield Held(trial, str(first.gpu["card"]), float(first.gpu["given"]), since, end)
 
 
 def sizes(shares: list[Held]) -> dict[str, float]:
@@ -73,7 +77,7 @@ def by_size(ledger: Ledger) -> dict[float, list[TrialRecord]]:
 
 
 def test_no_card_is_promised_twice_at_any_moment(ledger: Ledger) -> None:
-    shares = list(held(ledger.epochs()))
+    shares = list(held(ledger, booked=False))
     size = sizes(shares)
     assert len(size) == 3 and sorted(size.values()) == [16 * GIB, 16 * GIB, 80 * GIB]
     for moment in {each.since for each in shares}:
@@ -84,7 +88,7 @@ def test_no_card_is_promised_twice_at_any_moment(ledger: Ledger) -> None:
 
 def test_cards_are_full_while_trials_that_fit_wait(ledger: Ledger) -> None:
     own = {record.trial for record in ledger.trials() if record.number < len(ROUND) * ROUNDS}
-    shares = [each for each in held(ledger.epochs()) if each.trial in own]
+    shares = [each for each in held(ledger, booked=True) if each.trial in own]
     since = sorted(each.since for each in shares)
     # From when all cards were full first until the last trial had its place.
     begin, end = since[len(ROUND) - 1], since[-1]
@@ -100,7 +104,8 @@ def test_each_trial_has_the_part_that_holds_it(ledger: Ledger) -> None:
         for record in records:
             if gib in ROUND:
                 assert (record.status, record.epochs) == (Status.FINISHED, EPOCHS)
-                assert record.gpu["given"] >= gib * GIB == record.gpu["measured"] == record.gpu["estimated"]
+                assert record.gpu["given"] >= gib * GIB == record.gpu["estimated"]
+                assert record.gpu["measured"] == int(MEASURED * gib * GIB)
 
 
 def test_workers_are_taken_over_as_a_rule(ledger: Ledger) -> None:
@@ -113,7 +118,6 @@ def test_one_that_ran_out_of_memory_goes_on_with_more_and_the_others_never_knew(
     found = by_size(ledger)
     (again,) = found[3.9]
     assert (again.status, again.epochs, again.attempt) == (Status.FINISHED, EPOCHS, 2)
-    assert again.gpu["ran_out"] < again.gpu["share"] or again.gpu["given"] > 5 * GIB
     rows = [row for row in ledger.epochs() if row.trial == again.trial]
     assert [(row.epoch, row.attempt) for row in rows] == [(1, 1), (2, 2)], "it went on from its checkpoint"
     assert rows[0].gpu["given"] < 5 * GIB <= rows[1].gpu["given"]
@@ -129,14 +133,12 @@ def test_what_a_whole_card_cannot_hold_is_infeasible(ledger: Ledger) -> None:
 
 
 def test_a_trial_that_says_what_it_takes_needs_no_requirements(runs: Path) -> None:
-    five, seven = Ledger(runs / "sized" / LEDGER).trials()
+    (five,) = Ledger(runs / "sized" / LEDGER).trials()
     assert (five.status, five.gpu["share"], five.gpu["estimated"]) == (Status.FINISHED, 0.3333, 5 * GIB)
-    assert (seven.status, seven.gpu["share"], seven.gpu["given"]) == (Status.FINISHED, 1.0, 16 * GIB)
 
 
 def test_a_fraction_that_cannot_hold_a_trial_is_refused_before_it_runs(runs: Path) -> None:
-    eight, nine = Ledger(runs / "explicit" / LEDGER).trials()
-    assert (eight.status, eight.gpu["share"], eight.gpu["given"]) == (Status.FINISHED, 0.1, 8 * GIB)
+    (nine,) = Ledger(runs / "explicit" / LEDGER).trials()
     assert (nine.status, nine.epochs) == (Status.FAILED, 0)
     assert nine.error == (
         "a share of a GPU must hold what its trial takes, but 0.1 of the largest, which has 80 GiB, is 8, and this "
