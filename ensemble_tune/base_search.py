@@ -63,6 +63,7 @@ def search_base(
         provenance=data.provenance(),
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
+        prepare=settings.decoded(data, parse_size(str(chosen.fixed_values()["size"]))),
     )
     with settings.workers:
         result = search.run()
@@ -100,7 +101,16 @@ def epoch_seconds(
     trial, seen = BaseTrial(data=data), data.provenance()
     for number in range(0, _PROBES, 2):
         points = [sampler.propose(number), sampler.propose(number + 1)]
-        train_points(settings, stage=PROBE, trial=trial, points=points, provenance=seen, keep=0, must=False)
+        train_points(
+            settings,
+            stage=PROBE,
+            trial=trial,
+            points=points,
+            provenance=seen,
+            keep=0,
+            must=False,
+            prepare=settings.decoded(data, parse_size(str(chosen.fixed_values()["size"]))),
+        )
         rows = Ledger(settings.out / LEDGER).epochs(PROBE)
         if rows:
             return statistics.fmean(sum(row.seconds.get(part, 0.0) for part in _TRAINING) for row in rows)

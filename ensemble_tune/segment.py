@@ -15,6 +15,7 @@ from ensemble_tune.ensemble.trained_ensemble import MANIFEST_FILE, TrainedEnsemb
 from ensemble_tune.errors import ConfigError, DataError, RunError
 from ensemble_tune.final_training import ENSEMBLE_FOLDER
 from ensemble_tune.storage import Location, fetched, location, make_folder, named_as
+from ensemble_tune.waits import tracked
 
 
 def segment_images(
@@ -40,7 +41,7 @@ def segment_images(
     make_folder(out)
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     model.to(device)
-    for path in paths:
+    for path in tracked(paths, "segmenting", len(paths)):
         image = read_image(path)
         working = resized(image, model.manifest.fusion.size)
         with torch.inference_mode():

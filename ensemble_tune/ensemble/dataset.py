@@ -22,6 +22,7 @@ from ensemble_tune.ensemble.split import Split, hold_out
 from ensemble_tune.ensemble.synthetic import synthetic_folder
 from ensemble_tune.errors import DataError
 from ensemble_tune.storage import Location, location, named_as, write_text
+from ensemble_tune.waits import tracked
 
 __all__ = ["Dataset", "DatasetSpec", "Frame", "open_dataset"]
 
@@ -188,7 +189,8 @@ def _remembered(memo: Path) -> str | None:
 def _check(spec: DatasetSpec, frames: Sequence[Frame]) -> list[tuple[str, str, str]]:
     """Name, image hash and mask hash of each frame, once all their pixels are found sound. Raises DataError."""
     with ThreadPoolExecutor(_READERS) as readers:
-        checked = list(readers.map(lambda frame: _check_frame(spec, frame), frames))
+        found = readers.map(lambda frame: _check_frame(spec, frame), frames)
+        checked = list(tracked(found, "checking the data set", len(frames)))
     broken: dict[str, list[str]] = defaultdict(list)
     for _, breach in checked:
         if breach is not None:

@@ -12,11 +12,11 @@ from typing import cast
 import numpy as np
 
 from ensemble_tune.ensemble.config import format_size
-from ensemble_tune.ensemble.dataset import Dataset, Frame
-from ensemble_tune.ensemble.dataset_spec import DatasetSpec
+from ensemble_tune.ensemble.dataset import Dataset
 from ensemble_tune.ensemble.disk_cache import DiskCache
 from ensemble_tune.ensemble.image_file import Pixels, mask_shape, read_image, read_mask, resized
 from ensemble_tune.ensemble.labels import IGNORED, scaled_labels
+from ensemble_tune.waits import tracked
 
 _VERSION = 2
 """Of the files and of how frames are resized; another version is another folder."""
@@ -62,7 +62,7 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Di
     names = [frame.name for frame in frames]
     together = next(group for group in _TOGETHER if split in group)
     beside = [_name(dataset, each, of) for each in together for of in ("truth", format_size(size))]
-    truths = _stored_truths(dataset.spec, frames, _name(dataset, split, "truth"), beside, cache)
+    truths = _stored_truths(dataset, split, beside, cache)
     images_shape, labels_shape = (len(frames), *size, 3), (len(frames), *size)
 
     def build(folder: Path) -> None:
@@ -72,7 +72,7 @@ def stored_frames(dataset: Dataset, split: str, size: tuple[int, int], cache: Di
             images[row] = resized(read_image(frames[row].image), size)
             labels[row] = scaled_labels(truths[row], size)
 
-        _for_each_row(fill, len(frames))
+        _for_each_row(fill, len(frames), f"decoding {split} at {format_size(size)}")
 
     def read(folder: Path) -> StoredFrames:
         images, labels = _open(folder / "images.npy", images_shape), _open(folder / "labels.npy", labels_shape)
@@ -107,10 +107,9 @@ def _name(dataset: Dataset, split: str, of: str) -> str:
     return f"{dataset.digest}-{split}-{_VERSION}-{of}"
 
 
-def _stored_truths(
-    spec: DatasetSpec, frames: Sequence[Frame], name: str, beside: Sequence[str], cache: DiskCache
-) -> Truths:
+def _stored_truths(dataset: Dataset, split: str, beside: Sequence[str], cache: DiskCache) -> Truths:
     """Full-size labels, which all working sizes of a split share."""
+    spec, frames = dataset.spec, dataset.splits[split]
     shapes = tuple(mask_shape(frame.mask) for frame in frames)
     ends = tuple(accumulate(height * width for height, width in shapes))
 
@@ -121,19 +120,20 @@ def _stored_truths(
             mask = read_mask(frames[row].mask)
             truths[row][...] = mask if spec.ignored is None else np.where(mask == spec.ignored, IGNORED, mask)
 
-        _for_each_row(fill, len(frames))
+        _for_each_row(fill, len(frames), f"decoding the labels of {split}")
 
     def read(folder: Path) -> Truths:
         return Truths(_open(folder / "truth.npy", (ends[-1],)), shapes, ends)
 
     names = [frame.name for frame in frames]
+    name = _name(dataset, split, "truth")
     return cache.get(name, names, need=ends[-1], beside=beside, build=build, read=read)
 
 
-def _for_each_row(fill: Callable[[int], None], rows: int) -> None:
+def _for_each_row(fill: Callable[[int], None], rows: int, what: str) -> None:
     """OpenCV decodes and resizes without holding Python's lock, so threads do."""
     with ThreadPoolExecutor(_READERS) as readers:
-        for _ in readers.map(fill, range(rows)):
+        for _ in tracked(readers.map(fill, range(rows)), what, rows):
             pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
 
 import ray
 from ray._private.state import state
@@ -17,6 +18,11 @@ def machines(leaving: frozenset[str] = frozenset()) -> list[dict[str, float]]:
     """The resources of each machine that is up and is not `leaving`, by its id."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"] and node["NodeID"] not in leaving]
+
+
+def devices(nodes: Iterable[Mapping[str, float]]) -> float:
+    """The GPUs of machines with these resources."""
+    return sum(node.get("GPU", 0.0) for node in nodes)
 
 
 class Leaving:

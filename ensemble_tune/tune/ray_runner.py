@@ -6,11 +6,9 @@ conductor's, what happened is the ledger's and the checkpoints'. A trial whose w
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import threading
-import warnings
 
 import ray
 from ray.tune import run as run_tune
@@ -18,7 +16,8 @@ from ray.tune import run as run_tune
 from ensemble_tune.trial import Trial
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.interrupts import interruptible
-from ensemble_tune.tune.machines import machines
+from ensemble_tune.tune.machines import devices, machines
+from ensemble_tune.tune.quiet import hush_tune
 from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.resources import Bookings, Requirements, Resources
 from ensemble_tune.tune.stage import Stage
@@ -64,6 +63,7 @@ class RayRunner:
         """
         nodes = self._proposals.count()  # a cluster may have grown since the last stage
         conductor.start(places=self._proposals.places, nodes=len(nodes), gpus=self._resources.gpus or 0.0)
+        conductor.meter.devices = devices(nodes)
         bookings = None if requirements is None else Bookings(requirements, nodes)
         shared = ray.put((trial, conductor.goal, conductor.checkpoints))
         self._stage = stage = Stage(conductor, shared, bookings)
@@ -96,7 +96,7 @@ class RayRunner:
         # Each waiting trial asks Ray for its place, so one more than fits is proposed before a place is free: that is
         # for `Proposals` to say, which knows how many fit from one moment to the next.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_PENDING)
-        _silence()
+        hush_tune()
         try:
             with tempfile.TemporaryDirectory(prefix="ensemble-tune-") as scratch:
                 run_tune(
@@ -112,11 +112,3 @@ class RayRunner:
                 )
         except BaseException as error:  # raised again by `run`, in the thread that asked
             self._end.reason = self._end.reason or error
-
-
-def _silence() -> None:
-    """Quietens what Tune says of its own workings and a user cannot mend."""
-    for name in ("ray.tune", "ray.air", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    for module in (r"ray\.", r"ensemble_tune\.tune\.ray_runner"):  # some are said to be of who called Tune
-        warnings.filterwarnings("ignore", module=module)

@@ -22,7 +22,7 @@ from ray.tune.search import SearchAlgorithm
 from ensemble_tune.errors import ConfigError, StorageError
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.interrupts import Interrupted
-from ensemble_tune.tune.machines import Leaving, machines
+from ensemble_tune.tune.machines import Leaving, devices, machines
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.scheduler import Decision
@@ -203,6 +203,7 @@ class Proposals(SearchAlgorithm):
                     self.count()
                 nodes = machines(self.leaving.ids)
                 stage.conductor.meter.nodes, stage.conductor.meter.places = len(nodes), self.places
+                stage.conductor.meter.devices = devices(nodes)
                 self._counted = time.monotonic()
                 if stage.bookings is not None:
                     stage.bookings.nodes = nodes
