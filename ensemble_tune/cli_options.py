@@ -164,6 +164,9 @@ Stacking = Annotated[
     StackingChoice,
     typer.Option(help="in-sample learns from predictions on the bases' own training frames: it leaks; for comparison."),
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="For machines: one JSON object a line on standard output, and no screen.")
+]
 WithVal = Annotated[bool, typer.Option("--with-val", help="Train on val too.")]
 
 
@@ -179,16 +182,18 @@ class WhereOptions:
     cpu: Cpu = False
     address: Address = None
     slots: Slots = None
+    as_json: AsJson = False
 
     def settings(
         self, *, data: str, out: Location, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
     ) -> Settings:
         """The settings of a run."""
-        from ensemble_tune.cli_output import print_line, print_trial
+        from ensemble_tune.cli_output import choose_reporter
         from ensemble_tune.settings import Settings, default_cache
         from ensemble_tune.tune.resources import Resources
         from ensemble_tune.tune.workers import Workers
 
+        reporter = choose_reporter(out, as_json=self.as_json)
         return Settings(
             data=data,
             out=out,
@@ -199,8 +204,8 @@ class WhereOptions:
             split=split.value,
             seed=seed,
             workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address, self.slots),
-            on_trial=print_trial,
-            say=print_line,
+            say=reporter.say,
+            watcher=reporter,
         )
 
 

@@ -83,7 +83,7 @@ def compromises(out: Location, objectives: Sequence[Objective]) -> RenderableTyp
         table.add_column("what")
         for record in front([record for record in records if record.stage == stage], objectives):
             scores = [f"{record.scores[each.metric]:.4g}" for each in objectives]
-            table.add_row(record.trial, *scores, _told(record))
+            table.add_row(record.trial, *scores, told(record))
         table.caption = "finished trials that no other beats in all of these scores"
         tables.append(table)
     return Group(*tables)
@@ -179,19 +179,20 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
         scores = [_number(own), _number(record.scores.get("small_miou", math.nan)) if ours else ""]
         epoch = f"{record.best_epoch or '-'}/{record.epochs}"
         end = record.error or record.status.value
-        table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", _told(record), end)
+        table.add_row(record.trial, *scores, epoch, f"{record.seconds:.0f}", told(record), end)
     return table
 
 
-def _told(record: TrialRecord) -> str:
+def told(record: TrialRecord) -> str:
+    """What tells a trial from others at a glance, by its parameters."""
     known = " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
-    return known or " ".join(f"{name} {_value(value)}" for name, value in record.params.items())
+    return known or " ".join(f"{name} {value_text(value)}" for name, value in record.params.items())
 
 
 def _pairs(title: str, values: Mapping[str, object]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     for name, value in values.items():
-        table.add_row(name, _value(value))
+        table.add_row(name, value_text(value))
     return table
 
 
@@ -232,7 +233,8 @@ def _number(score: float) -> str:
     return "-" if math.isnan(score) else f"{score:.4f}"
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """A parameter's value for a person."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
