@@ -36,9 +36,11 @@ _SEEN_AFTER = 0.5
 """Seconds from which on a wait is shown: a shorter one would only flicker."""
 _SILENT_AFTER = 60.0
 """Seconds without a sign of life from which on it is told: a driver writes at least every ten."""
-_WIDE, _LATEST = 80, 3
-_OTHER_LINES = 14
+_WIDE, _NARROW, _LATEST = 80, 56, 3
+_OTHER_LINES = 16
 """Lines that a frame has at most beside its running trials."""
+_PARAMETER_LINES, _LABELS = 3, 9
+"""Lines that parameters may take, and columns that labels do."""
 
 
 def frame(snapshot: Snapshot, place: str, *, width: int, height: int) -> RenderableType:
@@ -49,15 +51,14 @@ def frame(snapshot: Snapshot, place: str, *, width: int, height: int) -> Rendera
     table.add_column(ratio=1)
     table.add_row("trials", _trials(snapshot, width))
     if (best := snapshot.best) is not None:
-        table.add_row("best", _best(snapshot, best))
+        table.add_row("best", _best(snapshot, best, width))
     rows = max(1, height - _OTHER_LINES)
     if running := snapshot.running:
         table.add_row("running", _running(snapshot, running[:rows], width))
         if len(running) > rows:
             table.add_row("", f"and {len(running) - rows} more")
     if latest := snapshot.latest[:_LATEST]:
-        ended = Group(*(_ended(record, snapshot.metric) for record in latest))
-        table.add_row("latest", ended)
+        table.add_row("latest", Group(*(_ended(snapshot, record, width) for record in latest)))
     if not session.ended:
         table.add_row("slots", _slots(snapshot))
     table.add_row("time", _time(snapshot))
@@ -67,16 +68,16 @@ def frame(snapshot: Snapshot, place: str, *, width: int, height: int) -> Rendera
         since = duration(snapshot.silence)
         silent = f"no sign of life for {since} from process {session.pid} on {session.host}"
         table.add_row("", Text(silent, style="red"))
-    title = Text(_TITLES.get(session.stage, f"Search {session.stage}"), style="bold")
+    title = Text(_title(snapshot), style="bold")
     title.append(f"  {place}", style="dim")
     title.overflow, title.no_wrap = "ellipsis", True
     return Group(title, table)
 
 
-def waits(current: Sequence[Wait]) -> RenderableType:
-    """A bar for each wait that a person notices; a spinner where its length is not known."""
+def waits(current: Sequence[Wait], *, width: int) -> RenderableType:
+    """A bar for each wait that a person notices; a spinner where its length is not known. width: of the terminal."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column()
+    table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     now = time.monotonic()
@@ -87,7 +88,7 @@ def waits(current: Sequence[Wait]) -> RenderableType:
         if wait.total is None:
             table.add_row(wait.what, Spinner("line"), seconds)
         else:
-            bar = ProgressBar(total=max(1, wait.total), completed=wait.done, width=20)
+            bar = ProgressBar(total=max(1, wait.total), completed=wait.done, width=_bar_width(width))
             table.add_row(wait.what, bar, f"{wait.done} of {wait.total}  {seconds}")
     return table
 
@@ -97,8 +98,7 @@ def stage_line(snapshot: Snapshot) -> str:
     counts = ", ".join(_counted(snapshot))
     best = snapshot.best
     found = "" if best is None else f"; best {best.trial} {_score(best, snapshot.metric)}"
-    title = _TITLES.get(snapshot.session.stage, f"search {snapshot.session.stage}")
-    return f"{title}: {counts or 'no trial'} in {duration(snapshot.elapsed)}{found}"
+    return f"{_title(snapshot)}: {counts or 'no trial'} in {duration(snapshot.elapsed)}{found}"
 
 
 def trial_line(record: TrialRecord, metric: str) -> str:
@@ -114,13 +114,18 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if minutes < 10:
+    if minutes < 10 and whole % 60:
         return f"{minutes} min {whole % 60:02d} s"
     if hours < 1:
         return f"{minutes} min"
     if days < 1:
         return f"{hours} h {minutes % 60:02d} min"
     return f"{days} d {hours % 24} h"
+
+
+def _title(snapshot: Snapshot) -> str:
+    stage = snapshot.session.stage
+    return _TITLES.get(stage, stage.capitalize())
 
 
 def _trials(snapshot: Snapshot, width: int) -> RenderableType:
@@ -152,38 +157,40 @@ def _count(snapshot: Snapshot, status: Status) -> int:
     return snapshot.counts[status] - (snapshot.waiting if status is Status.RUNNING else 0)
 
 
-def _best(snapshot: Snapshot, best: TrialRecord) -> RenderableType:
+def _best(snapshot: Snapshot, best: TrialRecord, width: int) -> RenderableType:
     of = snapshot.epochs_of(best) or best.epochs
     line = Text(f"{best.trial}  ").append(_score(best, snapshot.metric), style="bold green")
     line.append(f"  epoch {best.best_epoch} of {of}")
-    params = ", ".join(f"{name} {value_text(value)}" for name, value in snapshot.telling_params(best).items())
-    return Group(line, Text(params, style="dim")) if params else line
+    words = ", ".join(f"{name} {value_text(value)}" for name, value in snapshot.telling_params(best).items())
+    params = Text(words, style="dim")
+    params.truncate(_PARAMETER_LINES * max(20, width - _LABELS), overflow="ellipsis")
+    return Group(line, params) if words else line
 
 
 def _running(snapshot: Snapshot, records: Sequence[TrialRecord], width: int) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    for justify in ("left", "left", "right", "right"):
-        table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a literal, once it is in a loop
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+    table = Table.grid(padding=(0, 2, 0, 0), expand=width >= _WIDE)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True, justify="right")
+    if width >= _WIDE:
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
     for record in records:
         of = snapshot.epochs_of(record)
-        table.add_row(
-            record.trial,
-            ProgressBar(total=of or 1, completed=record.epochs if of else 0, width=_bar_width(width)),
-            f"{record.epochs}/{of or '?'}",
-            "-" if record.score is None else _score(record, snapshot.metric),
-            told(record) if width >= _WIDE else "",
-        )
+        bar = ProgressBar(total=of or 1, completed=record.epochs if of else 0, width=_bar_width(width))
+        cells = [record.trial, bar, f"{record.epochs}/{of or '?'}", _short_score(snapshot, record, width)]
+        table.add_row(*cells, *([told(record)] if width >= _WIDE else []))
     return table
 
 
-def _ended(record: TrialRecord, metric: str) -> Text:
+def _ended(snapshot: Snapshot, record: TrialRecord, width: int) -> Text:
     line = Text(f"{record.trial}  ", no_wrap=True, overflow="ellipsis")
-    line.append(_WORDS.get(record.status, record.status.value), style=_COLOURS.get(record.status, ""))
+    line.append(f"{_WORDS.get(record.status, record.status.value):<7}", style=_COLOURS.get(record.status, ""))
     if record.error:
         return line.append(f"  {record.error}")
     if record.score is not None:
-        line.append(f"  {_score(record, metric)} (epoch {record.best_epoch} of {record.epochs})")
+        epoch = "epoch " if width >= _WIDE else ""
+        line.append(f"  {_short_score(snapshot, record, width)}  {epoch}{record.best_epoch}/{record.epochs}")
     return line.append(f"  {duration(record.seconds)}")
 
 
@@ -210,7 +217,8 @@ def _time(snapshot: Snapshot) -> str:
     if end is not None and left is not None:
         at = end.astimezone()
         same_day = at.date() == snapshot.now.astimezone().date()
-        parts.append(f"ends in about {duration(left)} ({at:{'%H:%M' if same_day else '%a %d %b %H:%M'}})")
+        about = left if left < 60 else 60 * round(left / 60)
+        parts.append(f"ends in about {duration(about)} ({at:{'%H:%M' if same_day else '%a %d %b %H:%M'}})")
     return ", ".join(parts)
 
 
@@ -235,5 +243,12 @@ def _score(record: TrialRecord, metric: str) -> str:
     return f"{metric} {record.score:.4f}" if record.score is not None else ""
 
 
+def _short_score(snapshot: Snapshot, record: TrialRecord, width: int) -> str:
+    """The score, with its name where there is room."""
+    if record.score is None:
+        return "-"
+    return _score(record, snapshot.metric) if width >= _NARROW else f"{record.score:.4f}"
+
+
 def _bar_width(width: int) -> int:
-    return 24 if width >= _WIDE else 12
+    return 24 if width >= _WIDE else 12 if width >= _NARROW else 6

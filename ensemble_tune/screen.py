@@ -140,6 +140,12 @@ class LiveScreen(Reporter):
         if snapshot is not None:
             self.say(frame.stage_line(snapshot))
 
+    def draw(self) -> None:
+        """Draws the frame now, if there is one: it is drawn twice a second in any case."""
+        with self._switch:
+            if self._live is not None:
+                self._live.refresh()
+
     def close(self) -> None:
         """Leaves the terminal as it was: the frame gone, the cursor there."""
         self._stack.close()
@@ -169,7 +175,8 @@ class LiveScreen(Reporter):
     def _render(self) -> RenderableType:
         with self._data:
             snapshot = self.snapshot() if self.goes_on else None
-        size, bars = self.console.size, frame.waits(current_waits())
+        size = self.console.size
+        bars = frame.waits(current_waits(), width=size.width)
         if snapshot is None:
             return bars
         return Group(frame.frame(snapshot, self._place, width=size.width, height=size.height), bars)
