@@ -82,14 +82,14 @@ def test_a_screen_leaves_a_terminal_as_it_was_and_shows_nothing_of_ray(tmp_path:
 def in_a_terminal(words: list[str], enough: Callable[[str], bool]) -> tuple[int, str]:
     """Runs a command on a terminal of 24 lines and 100 columns: how it ended, and all that it wrote there.
 
-    enough: what it has written so far, after which Ctrl-C is typed. The terminal's settings must be as before.
+    enough: whether Ctrl-C is to be typed, by what it has written so far.
     """
     child, terminal = pty.fork()
     if child == 0:
         os.environ |= {"TERM": "xterm-256color", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
         os.execv(words[0], words)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    before, written, typed, until = termios.tcgetattr(terminal), b"", False, time.monotonic() + 120
+    written, typed, until = b"", False, time.monotonic() + 120
     while time.monotonic() < until:
         if not select.select([terminal], [], [], 1.0)[0]:
             continue
