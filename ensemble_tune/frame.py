@@ -47,7 +47,7 @@ def frame(snapshot: Snapshot, place: str, *, width: int, height: int) -> Rendera
     """The screen. place: the run folder. width, height: of the terminal, in characters."""
     session = snapshot.session
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
+    table.add_column(style="bold", no_wrap=True, min_width=_LABELS - 2)
     table.add_column(ratio=1)
     table.add_row("trials", _trials(snapshot, width))
     if (best := snapshot.best) is not None:
@@ -217,7 +217,7 @@ def _time(snapshot: Snapshot) -> str:
     if end is not None and left is not None:
         at = end.astimezone()
         same_day = at.date() == snapshot.now.astimezone().date()
-        about = left if left < 60 else 60 * round(left / 60)
+        about = max(10, 10 * round(left / 10)) if left < 60 else 60 * round(left / 60)
         parts.append(f"ends in about {duration(about)} ({at:{'%H:%M' if same_day else '%a %d %b %H:%M'}})")
     return ", ".join(parts)
 

@@ -43,7 +43,7 @@ def test_a_stage_on_a_wide_terminal() -> None:
         "         base-0001  stopped  miou 0.2000  epoch 10/10  1 min 40 s",
         "         base-0000  done     miou 0.4500  epoch 30/30  5 min",
         "slots    2 of 2 in use, 1 trial waits",
-        "time     10 min so far, ends in about 5 min (03:18)",
+        "time     10 min so far, ends in about 4 min (03:18)",
     ]
 
 
@@ -67,8 +67,8 @@ def test_limits_gpus_and_silence_are_told_where_there_are_any() -> None:
         "slots    1 of 2 in use, 0.5 of 1 GPU",
         "time     12 min so far, ends in about 1 h 48 min (05:04)",
         "limits   1 h 48 min of 2 h left, 2.5 of 3 GPU-hours left, 47.00 of a cost of 50 left, "
-        "ends at miou=0.6, ends after 20",
-        "         trials without a new best",
+        "ends at miou=0.6, ends after 20 trials without a new",
+        "         best",
         "         no sign of life for 2 min from process 1234 on host",
     ]
 

@@ -129,7 +129,7 @@ def session_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterato
     """The sessions of a part."""
     groups = {group: _group(columns, group) for group in SESSIONS.groups}
     for row, core in enumerate(_core(columns, _SESSION_NAMES)):
-        yield SessionRecord(**core, **{group: _at(values, row) for group, values in groups.items()})
+        yield SessionRecord(**core | {group: _at(values, row) for group, values in groups.items()})
 
 
 def _add(row: dict[str, Any], group: str, values: Mapping[str, Any]) -> None:

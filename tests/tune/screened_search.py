@@ -14,7 +14,7 @@ from ensemble_tune.tune.interrupts import Interrupted
 if __name__ == "__main__":
     out, trials, epochs, seconds = sys.argv[1:]
     reporter = choose_reporter(Path(out))
-    plain = search(Path(out), int(trials), int(epochs), float(seconds), scheduler="asha-promote")
+    plain = search(Path(out), int(trials), int(epochs), float(seconds))
     Path(out).mkdir(exist_ok=True)
     try:
         replace(plain, watcher=reporter, say=reporter.say).run()
