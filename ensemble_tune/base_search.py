@@ -22,6 +22,7 @@ from ensemble_tune.tune.record import Objective, Status, rank
 from ensemble_tune.tune.sampler import make_sampler
 from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
+from ensemble_tune.waits import tracked
 
 STAGE, PROBE = "base", "probe"
 _PROBES = 6
@@ -135,7 +136,8 @@ def _check(space: SearchSpace, data: StageData) -> None:
     names = [name for name in BaseConfig.field_names() if name not in ("seed", "stop_epoch")]
     space.check(names, BaseConfig.from_params)
     fixed = {name: value for name, value in space.fixed_values().items() if name in ("size", "epochs")}
-    for values in space.combinations(_BUILT):
+    built = list(space.combinations(_BUILT))
+    for values in tracked(built, "checking the space", len(built)):
         config = BaseConfig.from_params(fixed | values)
         data.check(config)
         check_base_model(config)
