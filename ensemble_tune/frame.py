@@ -178,7 +178,12 @@ def _running(snapshot: Snapshot, records: Sequence[TrialRecord], width: int) -> 
     for record in records:
         of = snapshot.epochs_of(record)
         bar = ProgressBar(total=of or 1, completed=record.epochs if of else 0, width=_bar_width(width))
-        cells = [record.trial, bar, f"{record.epochs}/{of or '?'}", _short_score(snapshot, record, width)]
+        cells: list[RenderableType] = [
+            record.trial,
+            bar,
+            f"{record.epochs}/{of or '?'}",
+            _short_score(snapshot, record, width),
+        ]
         table.add_row(*cells, *([told(record)] if width >= _WIDE else []))
     return table
 
