@@ -22,6 +22,7 @@ from ensemble_tune.tune.record import Objective, Status, rank
 from ensemble_tune.tune.sampler import make_sampler
 from ensemble_tune.tune.search import SearchResult
 from ensemble_tune.tune.search_space import SearchSpace
+from ensemble_tune.waits import tracked
 
 STAGE, PROBE = "base", "probe"
 _PROBES = 6
@@ -63,6 +64,7 @@ def search_base(
         provenance=data.provenance(),
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
+        prepare=settings.decoded(data, parse_size(str(chosen.fixed_values()["size"]))),
     )
     with settings.workers:
         result = search.run()
@@ -101,7 +103,16 @@ def epoch_seconds(
     trial, seen = BaseTrial(data=data), data.provenance()
     for number in range(0, _PROBES, 2):
         points = [sampler.propose(number), sampler.propose(number + 1)]
-        train_points(settings, stage=PROBE, trial=trial, points=points, provenance=seen, keep=0, must=False)
+        train_points(
+            settings,
+            stage=PROBE,
+            trial=trial,
+            points=points,
+            provenance=seen,
+            keep=0,
+            must=False,
+            prepare=settings.decoded(data, parse_size(str(chosen.fixed_values()["size"]))),
+        )
         rows = Ledger(settings.out / LEDGER).epochs(PROBE)
         if rows:
             return statistics.fmean(sum(row.seconds.get(part, 0.0) for part in _TRAINING) for row in rows)
@@ -126,7 +137,8 @@ def _check(space: SearchSpace, data: StageData) -> None:
     names = [name for name in BaseConfig.field_names() if name not in ("seed", "stop_epoch")]
     space.check(names, BaseConfig.from_params)
     fixed = {name: value for name, value in space.fixed_values().items() if name in ("size", "epochs")}
-    for values in space.combinations(_BUILT):
+    built = list(space.combinations(_BUILT))
+    for values in tracked(built, "checking the space", len(built)):
         config = BaseConfig.from_params(fixed | values)
         data.check(config)
         check_base_model(config, data.dataset().spec.images)

@@ -40,8 +40,19 @@ from ensemble_tune.cli_options import (
     WithVal,
     with_groups,
 )
-from ensemble_tune.cli_output import err_console, out_console, print_final, print_stage, warn_of_leak
+from ensemble_tune.cli_output import (
+    LogHandler,
+    choose_reporter,
+    close_reporter,
+    err_console,
+    loading,
+    out_console,
+    print_final,
+    print_stage,
+    warn_of_leak,
+)
 from ensemble_tune.cli_read import plan, report, results
+from ensemble_tune.cli_watch import watch
 from ensemble_tune.errors import ConfigError, EnsembleTuneError
 
 if TYPE_CHECKING:
@@ -75,7 +86,8 @@ def options(
     if log.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ConfigError(f"--log must be debug, info, warning or error, but got {log!r}")
     # Of others only what has failed: most of their warnings no user can act on.
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    told = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.ERROR, format=told, handlers=[LogHandler()])
     logging.getLogger("ensemble_tune").setLevel(log.upper())
 
 
@@ -92,7 +104,8 @@ def search_base(
     encoder_weights: EncoderWeights = None,
 ) -> None:
     """Stage 1: search base models; those that show little promise are stopped early."""
-    from ensemble_tune.base_search import search_base as search
+    with loading():
+        from ensemble_tune.base_search import search_base as search
 
     search(
         _settings(run, where),
@@ -103,9 +116,8 @@ def search_base(
         encoder_weights=encoder_weights,
         strategy=how.strategy(),
     )
-    print_stage(run.out, "base")
     split = "" if run.split is SplitChoice.OFFICIAL else f" --split {run.split.value}"
-    err_console.print(f"next: ensemble-tune search meta --data {run.data} --out {run.out}{split}", soft_wrap=True)
+    print_stage(run.out, "base", f"ensemble-tune search meta --data {run.data} --out {run.out}{split}")
 
 
 @search_app.command("meta")
@@ -122,7 +134,8 @@ def search_meta(
     stacking: Stacking = StackingChoice.OUT_OF_FOLD,
 ) -> None:
     """Stage 2: train the members' folds, then search fusions of their out-of-fold predictions."""
-    from ensemble_tune.meta_search import search_meta as search
+    with loading():
+        from ensemble_tune.meta_search import search_meta as search
 
     warn_of_leak(stacking)
     search(
@@ -135,8 +148,7 @@ def search_meta(
         stacking=stacking.value,
         strategy=how.strategy(),
     )
-    print_stage(run.out, "meta")
-    err_console.print(f"next: ensemble-tune export {run.out} --to best.toml", soft_wrap=True)
+    print_stage(run.out, "meta", f"ensemble-tune export {run.out} --to best.toml")
 
 
 @app.command()
@@ -167,7 +179,8 @@ def run(
     --hours bounds it all: half goes to the base models, the rest to the fusions that it can fit. How to search, and all
     other limits, hold for the base models; fusions are few and small, and all are trained.
     """
-    from ensemble_tune.run import run_all
+    with loading():
+        from ensemble_tune.run import run_all
 
     warn_of_leak(stacking)
     result = run_all(
@@ -186,13 +199,10 @@ def run(
         strategy=how.strategy(),
         with_val=with_val,
     )
-    from ensemble_tune.results import summary
-
-    out_console.print(summary(run.out, result.final.split, result.final.scores))
-    print_final(run.out / "final", result.final)
+    print_final(run.out / "final", result.final, run.out)
 
 
-for verb in (results, report, plan):
+for verb in (watch, results, report, plan):
     app.command()(verb)
 
 
@@ -233,8 +243,9 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the bases' own.")] = None,
 ) -> None:
     """Train an ensemble from its manifest and the data alone, and measure it on test."""
-    from ensemble_tune.ensemble.manifest import EnsembleManifest
-    from ensemble_tune.final_training import train as train_ensemble
+    with loading():
+        from ensemble_tune.ensemble.manifest import EnsembleManifest
+        from ensemble_tune.final_training import train as train_ensemble
 
     read = EnsembleManifest.load(manifest).with_settings(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, size=size, seed=seed
@@ -255,8 +266,10 @@ def segment(
     cpu: Cpu = False,
 ) -> None:
     """Segment new images: one mask of class indices for each."""
-    from ensemble_tune.segment import segment_images
+    with loading():
+        from ensemble_tune.segment import segment_images
 
+    choose_reporter(None)
     written = sum(1 for _ in segment_images(ensemble, images, out, cpu=cpu, overlays=overlays))
     out_console.print(f"wrote {written} masks to {out}", soft_wrap=True)
 
@@ -264,7 +277,10 @@ def segment(
 def main() -> None:
     """Runs the command line; a user's mistake is one line and exit status 2, ours a log and exit status 1."""
     try:
-        status = app(standalone_mode=False)
+        try:
+            status = app(standalone_mode=False)
+        finally:
+            close_reporter()
     except EnsembleTuneError as error:
         _fail(str(error), 2)
     except _UsageError as error:

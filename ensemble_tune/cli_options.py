@@ -184,6 +184,9 @@ Stacking = Annotated[
     StackingChoice,
     typer.Option(help="in-sample learns from predictions on the bases' own training frames: it leaks; for comparison."),
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="For machines: one JSON object a line on standard output, and no screen.")
+]
 WithVal = Annotated[bool, typer.Option("--with-val", help="Train on val too.")]
 
 
@@ -200,17 +203,19 @@ class WhereOptions:
     cpu: Cpu = False
     address: Address = None
     slots: Slots = None
+    as_json: AsJson = False
 
     def settings(
         self, *, data: str, out: Location, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
     ) -> Settings:
         """The settings of a run."""
-        from ensemble_tune.cli_output import print_line, print_trial
+        from ensemble_tune.cli_output import choose_reporter
         from ensemble_tune.ensemble.disk_cache import default_cache
         from ensemble_tune.settings import Settings
         from ensemble_tune.tune.resources import Resources
         from ensemble_tune.tune.workers import Workers
 
+        reporter = choose_reporter(out, as_json=self.as_json)
         return Settings(
             data=data,
             out=out,
@@ -225,8 +230,8 @@ class WhereOptions:
                 self.address,
                 self.slots,
             ),
-            on_trial=print_trial,
-            say=print_line,
+            say=reporter.say,
+            watcher=reporter,
         )
 
 

@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 if TYPE_CHECKING:
     from ensemble_tune.final_training import FinalResult
+    from ensemble_tune.screen import Reporter
     from ensemble_tune.storage import Location
-    from ensemble_tune.tune.record import TrialRecord
 
 # Names and paths are shown as they are: no markup, no emoji, no colours of Rich's own choice.
 out_console = Console(markup=False, emoji=False)
 err_console = Console(markup=False, emoji=False, stderr=True)
 
-
-def print_trial(record: TrialRecord) -> None:
-    """A line for every trial that ends."""
-    score = "" if record.score is None else f"  miou {record.score:.4f} (epoch {record.best_epoch} of {record.epochs})"
-    why = f"  {record.error}" if record.error else ""
-    err_console.print(
-        f"{record.trial}  {record.status}{score}  {record.seconds:.0f} s{why}",
-        soft_wrap=True,
-    )
+_chosen: list[Reporter] = []
+"""Who tells what this command does; empty until it is known who reads."""
 
 
-def print_line(line: str) -> None:
-    """News of a search."""
-    err_console.print(line, soft_wrap=True)
+class LogHandler(logging.Handler):
+    """Prints above a live screen what would else be written into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by `logging`."""
+        err_console.print(self.format(record), soft_wrap=True, highlight=False)
 
 
-def print_stage(out: Location, stage: str) -> None:
-    """The leaderboard of one stage."""
-    from ensemble_tune.results import leaderboard
+def choose_reporter(out: Location | None, *, as_json: bool = False) -> Reporter:
+    """Who tells what this command does; out: its run folder, if it has one."""
+    from ensemble_tune.screen import reporter
 
-    out_console.print(leaderboard(out, stage=stage))
+    close_reporter()
+    _chosen.append(reporter(err_console, place="" if out is None else str(out), as_json=as_json))
+    return _chosen[0]
 
 
-def print_final(out: Location, final: FinalResult) -> None:
-    """What a final training measured, and what to do with it."""
+def close_reporter() -> None:
+    """Leaves the terminal as it was, however the command ended."""
+    while _chosen:
+        _chosen.pop().close()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Shows a person that something goes on while torch and Ray are imported, which takes seconds."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with err_console.status("loading"):
+        yield
+
+
+def print_stage(out: Location, stage: str, following: str) -> None:
+    """The leaderboard of one stage, and what comes next."""
+    from ensemble_tune.results import leaderboard, read_run
+    from ensemble_tune.snapshot import trial_to_json
+    from ensemble_tune.tune.record import rank
+
+    ranked = rank(read_run(out, stage), "max")
+    values = {"stage": stage, "best": trial_to_json(ranked[0]) if ranked else None}
+    _chosen[0].result([leaderboard(out, stage=stage)], values, out_console)
+    err_console.print(f"next: {following}", soft_wrap=True)
+
+
+def print_final(out: Location, final: FinalResult, run: Location | None = None) -> None:
+    """What a final training measured, and what to do with it; run: the run whose fusions to sum up first."""
+    from ensemble_tune.results import summary
+
+    shown = [] if run is None else [summary(run, final.split, final.scores)]
+    measured = []
     if final.split:
-        out_console.print(
-            f"{final.split} mIoU {final.scores['miou']:.4f}; metrics, masks and overlays are in {out}",
-            soft_wrap=True,
-        )
+        measured = [f"{final.split} mIoU {final.scores['miou']:.4f}; metrics, masks and overlays are in {out}"]
+    scores = {name: score for name, score in final.scores.items() if score == score}
+    values = {"folder": str(final.folder), "split": final.split, "scores": scores}
+    _chosen[0].result([*shown, *measured], values, out_console)
     err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", soft_wrap=True)
 
 

@@ -19,6 +19,7 @@ from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.trained_before import trained_before
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord, rank
+from ensemble_tune.waits import waiting
 
 STAGE = "compare"
 _COSTS = (MILLISECONDS, PARAMETERS, MEMORY)
@@ -76,22 +77,21 @@ def compare_fusions(
     def read(point: Point) -> Evidence:
         return Evidence.open(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
 
-    found = compare(
-        [
-            Candidate(
-                name=fusion_name(record.params),
-                trial=record.trial,
-                epochs=record.best_epoch or 0,
-                blocks=tuple(read(point) for point in points[record.trial][1:]),
-                val=read(points[record.trial][0]),
-                costs={name: record.scores[name] for name in _COSTS if name in record.scores},
-            )
-            for record in finalists
-        ],
-        members=_told(settings, members),
-        disagreement=members.disagreement,
-        seed=settings.seed,
-    )
+    candidates = [
+        Candidate(
+            name=fusion_name(record.params),
+            trial=record.trial,
+            epochs=record.best_epoch or 0,
+            blocks=tuple(read(point) for point in points[record.trial][1:]),
+            val=read(points[record.trial][0]),
+            costs={name: record.scores[name] for name in _COSTS if name in record.scores},
+        )
+        for record in finalists
+    ]
+    with waiting("comparing fusions"):
+        found = compare(
+            candidates, members=_told(settings, members), disagreement=members.disagreement, seed=settings.seed
+        )
     found.save(settings.out, finalists[0].params)
     return found
 

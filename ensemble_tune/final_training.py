@@ -116,7 +116,10 @@ def _train_members(
         return predicted and (finished or fold in others)
 
     seen = data.provenance()
-    trials = train_points(settings, stage=_STAGE, trial=trial, points=points, provenance=seen, done=done)
+    prepare = settings.decoded(data, manifest.fusion.size)
+    trials = train_points(
+        settings, stage=_STAGE, trial=trial, points=points, provenance=seen, done=done, prepare=prepare
+    )
     return [trials[place * len(deployed) :][: len(deployed)] for place in range(len(manifest.bases))]
 
 

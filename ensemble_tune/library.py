@@ -152,8 +152,16 @@ def predict(
     found = {name: trained_before(settings.out, name, config) for name, config in members.items()}
     starts = {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
     trial = BaseTrial(data=data, store=store.root, parts=parts, flips=flips, starts=starts)
-    seen = data.provenance()
-    train_points(settings, stage="fold", trial=trial, points=points, provenance=seen, done=predicted, keep=0)
+    train_points(
+        settings,
+        stage="fold",
+        trial=trial,
+        points=points,
+        provenance=data.provenance(),
+        done=predicted,
+        keep=0,
+        prepare=settings.decoded(data, next(iter(members.values())).size) if members else lambda: None,
+    )
 
 
 def _predicted_bytes(data: StageData, config: BaseConfig) -> int:

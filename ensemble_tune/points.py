@@ -25,12 +25,13 @@ def train_points(
     done: Callable[[Point, bool], bool] = lambda point, finished: finished,
     keep: int = sys.maxsize,
     must: bool = True,
+    prepare: Callable[[], None] = lambda: None,
 ) -> list[TrialRecord]:
     """Trains points to their last epochs, side by side; returns the record of each that has one, in their order.
 
     done: whether a point needs no training, given whether a trial of it has finished; one that was interrupted goes on
     in any case. provenance: what tells these frames from others. keep: how many keep their weights. must: whether each
-    has to end well; then RunError is raised where one failed.
+    has to end well; then RunError is raised where one failed. prepare: called before the first one is trained.
     """
     records = Ledger(settings.out / LEDGER).trials(stage)
 
@@ -55,6 +56,8 @@ def train_points(
             workers=settings.workers,
             provenance=provenance,
             on_end=settings.on_trial,
+            watcher=settings.watcher,
+            prepare=prepare,
         )
         records = search.run().records
     for point in wanted if must else ():

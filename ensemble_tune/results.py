@@ -185,15 +185,15 @@ def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
 
 
 def told(record: TrialRecord) -> str:
-    """What tells a trial from others, in a few words."""
+    """What tells a trial from others at a glance, by its parameters."""
     known = " ".join(f"{_TOLD[name]}{record.params[name]}" for name in _TOLD if name in record.params)
-    return known or " ".join(f"{name} {_value(value)}" for name, value in record.params.items())
+    return known or " ".join(f"{name} {value_text(value)}" for name, value in record.params.items())
 
 
 def _pairs(title: str, values: Mapping[str, object]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     for name, value in values.items():
-        table.add_row(name, _value(value))
+        table.add_row(name, value_text(value))
     return table
 
 
@@ -234,7 +234,8 @@ def _number(score: float) -> str:
     return "-" if math.isnan(score) else f"{score:.4f}"
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """A parameter's value for a person."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

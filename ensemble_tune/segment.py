@@ -20,6 +20,7 @@ from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError, RunError
 from ensemble_tune.final_folder import ENSEMBLE_FOLDER
 from ensemble_tune.storage import Location, fetched, location, make_folder, named_as
+from ensemble_tune.waits import tracked
 
 
 def segment_images(
@@ -54,7 +55,7 @@ def segment_images(
             working = as_images([resized(image, size)]).to(device)
             return logits_at(model(working)[0], image.shape[:2])
 
-    for path in paths:
+    for path in tracked(paths, "segmenting", len(paths)):
         image = read_pixels(kind, path)
         labels = tiled_labels(logits_of, image, tiles or Tiles(size=image.shape[:2], overlap=0))
         target = out / f"{path.stem}.png"

@@ -15,6 +15,7 @@ from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.storage import Location, location, make_folder
 from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.tune.watcher import Watcher
 from ensemble_tune.tune.workers import Workers
 
 PREDICTIONS = "predictions"
@@ -47,6 +48,8 @@ class Settings:
     """Called with what a person may want to know, for example to print it."""
     on_trial: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends, for example to print it."""
+    watcher: Watcher = field(default_factory=Watcher)
+    """Looks on while trials run: what the command line's screen is."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", location(self.out))
@@ -77,6 +80,18 @@ class Settings:
                 f"--folds must be at least 2 and at most the {frames} training frames, but got {self.folds}"
             )
         return data
+
+    def decoded(self, data: StageData, size: tuple[int, int]) -> Callable[[], None]:
+        """Decodes train and val into the cache when it is called, if trials run on this machine.
+
+        They would do so themselves; but here it is seen how far it is, and no trial's time counts what all wait for.
+        """
+
+        def decode() -> None:
+            for split in ("train", "val") if self.workers.here else ():
+                data.frames(split, size)
+
+        return decode
 
     def _place_of_data(self) -> str | ObjectPath:
         """The data's name as workers understand it: their working folder and their environment are others."""

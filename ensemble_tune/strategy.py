@@ -64,6 +64,7 @@ class Strategy:
         start: Mapping[str, Value] | None = None,
         protected: frozenset[str] = frozenset(),
         belongs: Callable[[TrialRecord], bool] = lambda record: True,
+        prepare: Callable[[], None] = lambda: None,
     ) -> Search:
         """A stage's search. Raises ConfigError for wrong points."""
         own = defaults_of(stage)
@@ -94,4 +95,6 @@ class Strategy:
             belongs=belongs,
             on_end=settings.on_trial,
             say=settings.say,
+            watcher=settings.watcher,
+            prepare=prepare,
         )

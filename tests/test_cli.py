@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -428,7 +429,9 @@ def test_without_a_verb_the_help_is_shown(command: Command, words: list[str]) ->
     assert ended.status == 2 and "Usage: " in ended.out and ended.err == ""
 
 
-@pytest.mark.parametrize("verb", ["", "run", "search base", "search meta", "results", "export", "train", "segment"])
+@pytest.mark.parametrize(
+    "verb", ["", "run", "search base", "search meta", "results", "export", "train", "segment", "watch"]
+)
 def test_every_verb_has_help(command: Command, verb: str) -> None:
     ended = command(*verb.split(), "--help")
     assert ended.status == 0 and "Usage: " in ended.out and ended.err == ""
@@ -463,6 +466,23 @@ def test_a_finished_run_is_summed_up_at_once(command: Command, finished: Finishe
     assert "Fusions compared" in ended.out and "best single" in ended.out and "test mIoU " in ended.out
     told = ended.err.splitlines()
     assert len(told) == 2 and told[0].startswith("members: ") and told[1].startswith("next: ensemble-tune segment ")
+
+
+def test_a_search_tells_machines_what_it_does_line_by_line(
+    command: Command, finished: Finished, tiles: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.out, tmp_path / "run")
+    space, _ = write_spaces(tmp_path / "spaces")
+    line = ["search", "base", "--data", tiles, "--out", tmp_path / "run", "--cache", finished.folder / "cache", "--cpu"]
+    line += ["--space", space, "--size", "32x32", "--folds", FOLDS, "--epochs", 8, "--scheduler", "none"]
+    ended = command(*line, "--trials", 3, "--json")
+    assert ended.status == 0, ended.err
+    rows = [json.loads(row) for row in ended.out.splitlines()]
+    events = [row["event"] for row in rows if row["event"] != "say"]
+    assert events[:3] == ["begin", "trial", "end"] and events[-1] == "result"
+    (own,) = [row for row in rows if row["event"] == "trial" and row["stage"] == "base"]
+    assert (own["trial"], own["status"], own["epochs"]) == ("base-0002", "finished", 8)
+    assert rows[-1]["best"]["score"] >= own["score"]
 
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parent.parent / "search_spaces").glob("*.toml"))

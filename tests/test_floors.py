@@ -13,7 +13,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 MOST_LINES = 350
 SEAM = {
     f"ensemble_tune.{name}"
-    for name in ("trial", "storage", "store_folder", "object_path", "bucket", "scratch", "errors")
+    for name in ("trial", "storage", "store_folder", "object_path", "bucket", "scratch", "errors", "waits")
 }
 WHAT_A_REPORT_READS = {
     f"ensemble_tune.{name}"
@@ -111,8 +111,8 @@ def test_only_three_files_know_tune_s_interfaces() -> None:
 
     hooks = ("ray_runner", "trainable", "tune_hooks")
     assert knowing("ray.tune") == {f"ensemble_tune.tune.{name}" for name in hooks}
-    # Joining a cluster and its machines, `ray up`'s schema, draining a machine: Ray itself, not Tune.
-    others = ("tune.ray_start", "tune.machines", "cluster.launcher", "cluster.drain")
+    # Joining a cluster and its machines, what Ray prints, `ray up`'s schema, draining a machine: Ray itself, not Tune.
+    others = ("tune.ray_start", "tune.machines", "tune.quiet", "cluster.launcher", "cluster.drain")
     assert knowing("ray") == knowing("ray.tune") | {f"ensemble_tune.{name}" for name in others}
 
 

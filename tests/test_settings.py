@@ -5,6 +5,8 @@ import pytest
 from tiny_run import settings
 
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.tune.workers import Workers
+from ensemble_tune.waits import current_waits, listening
 
 
 def test_the_split_travels_to_the_trials(tiles: Path, cache: Path, tmp_path: Path) -> None:
@@ -24,3 +26,16 @@ def test_folds_are_of_the_frames_that_blocks_leave(tiles: Path, cache: Path, tmp
     few = replace(settings(tiles, tmp_path, cache), split="blocks", folds=11)
     with pytest.raises(ConfigError, match="at most the 10 training frames, but got 11"):
         few.stage_data()
+
+
+def test_frames_are_decoded_where_it_is_seen_unless_trials_run_elsewhere(tiles: Path, tmp_path: Path) -> None:
+    given = settings(tiles, tmp_path / "run", tmp_path / "cache")
+    seen: list[str] = []
+    with listening(lambda: seen.extend(wait.what for wait in current_waits())):
+        data = given.stage_data()
+        replace(given, workers=Workers(address="auto")).decoded(data, (32, 64))()
+        assert not [what for what in seen if what.startswith("decoding")]
+        given.decoded(data, (32, 64))()
+        given.decoded(data, (32, 64))()  # once is enough
+    decoded = ["the labels of train", "train at 32x64", "the labels of val", "val at 32x64"]
+    assert [what for what in seen if what.startswith("decoding")] == [f"decoding {each}" for each in decoded]

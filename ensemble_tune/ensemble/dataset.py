@@ -21,6 +21,7 @@ from ensemble_tune.ensemble.split import HELD_OUT, Split, hold_out
 from ensemble_tune.ensemble.synthetic import synthetic_folder
 from ensemble_tune.errors import ConfigError, DataError
 from ensemble_tune.storage import Location, location, named_as, write_text
+from ensemble_tune.waits import tracked
 
 __all__ = ["Dataset", "DatasetSpec", "Frame", "data_folder", "held_out", "open_dataset", "unmeasured"]
 
@@ -136,7 +137,10 @@ def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence
     memo = cache / "checked" / f"{fingerprint}.json"
     digest = _remembered(memo)
     if digest is None:
-        checks = {split: list(check_frames(spec, frames)) for split, frames in splits.items()}
+        checks = {
+            split: list(tracked(check_frames(spec, frames), "checking the data set", len(frames)))
+            for split, frames in splits.items()
+        }
         refuse(faults_in([check for own in checks.values() for check in own]))
         hashes = {s: [(each.name, each.image_hash, each.mask_hash) for each in own] for s, own in checks.items()}
         digest = _digest([spec.to_json(), hashes])

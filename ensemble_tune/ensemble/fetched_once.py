@@ -15,6 +15,7 @@ from ensemble_tune.errors import DataError
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.storage import retried
 from ensemble_tune.store_folder import download_all, fetch_folder, folder_contents
+from ensemble_tune.waits import waiting
 
 
 def fetched_predictions(folder: ObjectPath, cache: Path, limit: int) -> Path:
@@ -71,9 +72,11 @@ def _kept(
                 raise ValueError(f"{folder / name / file} is truncated")
         return folder / name
 
-    return cache.get(
-        entry, stamp, need=sum(sizes.values()), beside=(), build=lambda aside: fetch(aside / name), read=check
-    )
+    def build(aside: Path) -> None:
+        with waiting(f"fetching {name}"):
+            fetch(aside / name)
+
+    return cache.get(entry, stamp, need=sum(sizes.values()), beside=(), build=build, read=check)
 
 
 def _named(*content: object) -> str:

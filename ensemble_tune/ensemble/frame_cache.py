@@ -13,13 +13,13 @@ import numpy as np
 
 from ensemble_tune.ensemble.config import format_size
 from ensemble_tune.ensemble.dataset import Dataset
-from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DiskCache
 from ensemble_tune.ensemble.image_file import Deep, Pixels, mask_shape, resized
 from ensemble_tune.ensemble.labels import IGNORED, scaled_labels
 from ensemble_tune.ensemble.mask import read_labels
 from ensemble_tune.ensemble.pieces import Piece, piece_counts
 from ensemble_tune.ensemble.pixels import read_pixels
+from ensemble_tune.waits import tracked
 
 _VERSION = 2
 """Of the files and of how frames are resized; another version is another folder."""
@@ -66,7 +66,7 @@ def stored_frames(
     names = [piece.name for piece in pieces]
     together = next(group for group in _TOGETHER if split in group)
     beside = [_name(dataset, each, of) for each in together for of in ("truth", format_size(size))]
-    truths = _stored_truths(dataset.spec, pieces, _name(dataset, split, "truth"), beside, cache)
+    truths = _stored_truths(dataset, split, pieces, beside, cache)
     kind = dataset.spec.images
     images_shape, labels_shape = (len(pieces), *size, kind.channels), (len(pieces), *size)
 
@@ -80,7 +80,7 @@ def stored_frames(
                 images[row] = resized(pieces[row].of(image), size)
                 labels[row] = scaled_labels(truths[row], size)
 
-        _for_each_frame(fill, pieces)
+        _for_each_frame(fill, pieces, f"decoding {split} at {format_size(size)}")
 
     def read(folder: Path) -> StoredFrames:
         images = _open(folder / "images.npy", images_shape, kind.dtype)
@@ -118,9 +118,10 @@ def _name(dataset: Dataset, split: str, of: str) -> str:
 
 
 def _stored_truths(
-    spec: DatasetSpec, pieces: Sequence[Piece], name: str, beside: Sequence[str], cache: DiskCache
+    dataset: Dataset, split: str, pieces: Sequence[Piece], beside: Sequence[str], cache: DiskCache
 ) -> Truths:
     """Full-size labels, which all working sizes of a split share; what is another tile's own is IGNORED."""
+    spec, name = dataset.spec, _name(dataset, split, "truth")
     shapes = tuple(piece.shape for piece in pieces)
     ends = tuple(accumulate(height * width for height, width in shapes))
 
@@ -137,7 +138,7 @@ def _stored_truths(
                     truths[row][...] = IGNORED
                     truths[row][tile.core] = own[tile.core]
 
-        _for_each_frame(fill, pieces)
+        _for_each_frame(fill, pieces, f"decoding the labels of {split}")
 
     def read(folder: Path) -> Truths:
         return Truths(cast(Pixels, _open(folder / "truth.npy", (ends[-1],))), shapes, ends)
@@ -146,8 +147,8 @@ def _stored_truths(
     return cache.get(name, names, need=ends[-1], beside=beside, build=build, read=read)
 
 
-def _for_each_frame(fill: Callable[[Sequence[int]], None], pieces: Sequence[Piece]) -> None:
-    """Calls `fill` with the rows of each frame's pieces.
+def _for_each_frame(fill: Callable[[Sequence[int]], None], pieces: Sequence[Piece], what: str) -> None:
+    """Calls `fill` with the rows of each frame's pieces; what: what that is, for who waits.
 
     OpenCV decodes and resizes without holding Python's lock, so threads do; where frames are large, one at a time.
     """
@@ -156,7 +157,7 @@ def _for_each_frame(fill: Callable[[Sequence[int]], None], pieces: Sequence[Piec
         rows_of.setdefault(piece.frame.name, []).append(row)
     large = any(piece.tile is not None for piece in pieces)
     with ThreadPoolExecutor(1 if large else _READERS) as readers:
-        for _ in readers.map(fill, rows_of.values()):
+        for _ in tracked(readers.map(fill, rows_of.values()), what, len(rows_of)):
             pass
 
 

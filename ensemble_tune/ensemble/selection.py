@@ -13,6 +13,7 @@ from torch import Tensor
 from ensemble_tune.ensemble.frames import IGNORED, Frames
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.errors import DataError
+from ensemble_tune.waits import tracked
 
 _OF_EACH_CLASS, _OF_ALL = 10_000, 200_000
 """Pixels sampled of each class, and at most of all: of few classes, the IoU of the rarest is known to about 0.005."""
@@ -98,7 +99,7 @@ def greedy_weights(sample: PixelSample, *, bagged: bool = True, seed: int = 0) -
         return _selected(sample, ranked)
     chance = np.random.default_rng(seed)
     total = torch.zeros(models, dtype=torch.float64)
-    for _ in range(_BAGS):
+    for _ in tracked(range(_BAGS), "choosing members", _BAGS):
         bag = chance.permutation(models)[: max(2, round(_SHARE * models))].tolist()
         total += _selected(sample, [model for model in ranked if model in bag])
     return total / total.sum()

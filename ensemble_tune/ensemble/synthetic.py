@@ -13,6 +13,7 @@ from ensemble_tune.ensemble.dataset_spec import CAMVID_SPLITS
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.ensemble.street_scene import StreetScene
 from ensemble_tune.storage import atomic_folder
+from ensemble_tune.waits import tracked
 
 _VERSION = 1
 """Of what the scenes look like; another version is another folder."""
@@ -51,7 +52,8 @@ def write_street_scenes(
             masks.mkdir()
             for number in range(sequences[split_number]):
                 scene = StreetScene(np.random.default_rng([seed, split_number, number]), size, frames)
-                for k, (image, label) in enumerate(writers.map(scene.frame, range(frames))):
+                drawn = writers.map(scene.frame, range(frames))
+                for k, (image, label) in enumerate(tracked(drawn, f"drawing street scenes for {split}", frames)):
                     name = f"{split}{number + 1}_{30 * k:05d}.png"
                     _write(images / name, image[..., ::-1])
                     _write(masks / name, label)

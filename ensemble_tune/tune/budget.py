@@ -78,6 +78,11 @@ class Budget:
             return f"cost of {self.cost:g} reached at {self.price:g} a node-hour"
         return None
 
+    def limits(self) -> dict[str, float]:
+        """The limits that are numbers, by name."""
+        named = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "target"}
+        return {name: float(value) for name, value in named.items() if value is not None}
+
     def at_most(self, *, trials: int, max_epochs: int, slots: int) -> str:
         """What a search may cost at most, in a line for a person."""
         limits = [f"{trials} trials x {max_epochs} epochs on {slots} slot{'s' if slots > 1 else ''}"]
@@ -113,6 +118,8 @@ class Meter:
     """GPUs that all trials hold together, where each has a share of its own; then `gpus` says nothing."""
     places: int = 1
     """How many trials run side by side; another one may wait, and holds no share."""
+    devices: float = 0.0
+    """GPUs that there are."""
     since: float
     """Up to when everything is counted, in seconds."""
 
@@ -122,8 +129,12 @@ class Meter:
         self.since = now
         self.usage.hours += hours
         self.usage.node_hours += hours * self.nodes
-        self.usage.gpu_hours += hours * (self.gpus * min(live, self.places) if self.held is None else self.held)
+        self.usage.gpu_hours += hours * self.gpus_in_use(live)
         return self.usage
+
+    def gpus_in_use(self, live: int) -> float:
+        """GPUs that trials hold together, while `live` of them run or wait for a place."""
+        return self.gpus * min(live, self.places) if self.held is None else self.held
 
 
 class Progress:

@@ -15,14 +15,15 @@ from datetime import UTC, datetime
 from ensemble_tune.errors import StorageError
 from ensemble_tune.storage import Location, remove_partial
 from ensemble_tune.trial import Value
-from ensemble_tune.tune.budget import Budget, Meter, Usage
+from ensemble_tune.tune.budget import Budget, Meter
 from ensemble_tune.tune.decisions import Decisions, Goal
 from ensemble_tune.tune.ledger import Ledger
-from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+from ensemble_tune.tune.record import GIVEN, EpochRecord, Status, TrialRecord
 from ensemble_tune.tune.sampler import Sampler
 from ensemble_tune.tune.scheduler import Decision, Scheduler
-from ensemble_tune.tune.session import SessionRecord
+from ensemble_tune.tune.session import SessionRecord, usage_of
 from ensemble_tune.tune.trial_folder import TrialFolder, unwritten
+from ensemble_tune.tune.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,12 @@ class Conductor:
         belongs: Callable[[TrialRecord], bool] = lambda record: True,
         on_start: Callable[[int], None] = lambda places: None,
         on_end: Callable[[TrialRecord], None] = lambda record: None,
+        watcher: Watcher | None = None,
     ) -> None:
         """checkpoints: the folder of all trial folders. protected: trials whose checkpoint is never removed. on_start:
-        called with the number of trials that will run side by side. on_end: called with every trial that ends. The
-        others are those of `Decisions`. The ledger is open."""
+        called with the number of trials that will run side by side. on_end: called with every trial that ends. watcher:
+        told of trials and time; whoever runs the conductor tells it of the beginning and the end. The others are those
+        of `Decisions`. The ledger is open."""
         self.goal = goal
         self.checkpoints = checkpoints
         self._ledger = ledger
@@ -78,14 +81,15 @@ class Conductor:
         self._belongs = belongs
         self._on_start = on_start
         self._on_end = on_end
+        self._watcher = watcher or Watcher()
         self._ended: list[TrialRecord] = []
         """Trials whose end is not on disk yet, and whose checkpoints are therefore all there."""
         self._kept: list[tuple[float, int, str]] = []
         """The best trials that ended, the best first: loss, number, name."""
         now = datetime.now(UTC)
         before = ledger.sessions(goal.stage)
-        self.meter = Meter(usage=_sum(before), since=now.timestamp())
-        self._session = SessionRecord(
+        self.meter = Meter(usage=usage_of(before), since=now.timestamp())
+        self.session = SessionRecord(
             stage=goal.stage,
             session=max((session.session for session in before), default=0) + 1,
             started=now,
@@ -93,8 +97,11 @@ class Conductor:
             slots=self.meter.places,
             host=socket.gethostname(),
             pid=os.getpid(),
+            goal=_told(goal, budget),
         )
-        self._before = replace(self.meter.usage)
+        """What the ledger says of this call."""
+        self.before = replace(self.meter.usage)
+        """What earlier calls have used."""
         self._decisions = Decisions(
             goal,
             sampler=sampler,
@@ -110,6 +117,7 @@ class Conductor:
         )
         remove_partial(checkpoints)
         self._take_up()
+        self.session = replace(self.session, limit=self._limits(trials + len(points), max_epochs, budget))
         self._decisions.look(now.timestamp())  # an earlier call may have used the budget up
 
     def folder(self, trial: str) -> TrialFolder:
@@ -181,7 +189,7 @@ class Conductor:
         """Writes all that happened, and why the search ended."""
         now = datetime.now(UTC)
         self._decisions.look(now.timestamp())
-        self._session = replace(self._session, ended=now, reason=self._decisions.reason)
+        self.session = replace(self.session, ended=now, reason=self._decisions.reason)
         self._tell_session(now)
         self._flush()
 
@@ -217,20 +225,24 @@ class Conductor:
 
     def _write(self, record: TrialRecord) -> None:
         self._ledger.put_trial(record)
+        self._watcher.trial(record)
         if record.status.is_end:
             self._ended.append(record)
             self._on_end(record)
 
     def _tell_session(self, now: datetime) -> None:
         used = self.meter.usage
-        self._session = replace(
-            self._session,
+        in_use = self.meter.gpus_in_use(self._decisions.live)
+        self.session = replace(
+            self.session,
             updated=now,
             slots=self.meter.places,
-            node_hours=used.node_hours - self._before.node_hours,
-            gpu_hours=used.gpu_hours - self._before.gpu_hours,
+            node_hours=used.node_hours - self.before.node_hours,
+            gpu_hours=used.gpu_hours - self.before.gpu_hours,
+            use={"nodes": self.meter.nodes, "gpus": in_use, "devices": self.meter.devices},
         )
-        self._ledger.put_session(self._session)
+        self._ledger.put_session(self.session)
+        self._watcher.session(self.session)
 
     def _retain(self) -> None:
         """Of trials that ended, the checkpoint each is worth; of one outside the best `keep`, none.
@@ -260,10 +272,15 @@ class Conductor:
                 with suppress(StorageError):  # it is worth no more than its space
                     self.folder(name).remove()
 
+    def _limits(self, to_come: int, max_epochs: int | None, budget: Budget | None) -> dict[str, float]:
+        """What there is of trials, epochs, time and money; to_come: trials that the sampler proposes, in all, and given
+        ones that are not there yet."""
+        there = sum(r.sampler == GIVEN or not self._belongs(r) for r in self._decisions.records.values())
+        epochs = {} if max_epochs is None else {"epochs": float(max_epochs)}
+        return {"trials": float(there + to_come), **epochs, **(budget or Budget()).limits()}
 
-def _sum(sessions: Sequence[SessionRecord]) -> Usage:
-    return Usage(
-        hours=sum((session.updated - session.started).total_seconds() for session in sessions) / 3600,
-        node_hours=sum(session.node_hours for session in sessions),
-        gpu_hours=sum(session.gpu_hours for session in sessions),
-    )
+
+def _told(goal: Goal, budget: Budget | None) -> dict[str, str]:
+    """What a search is after, in words."""
+    target = None if budget is None else budget.target
+    return {"metric": goal.metric, "mode": goal.mode, **({} if target is None else {"target": str(target)})}

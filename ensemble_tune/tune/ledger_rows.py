@@ -77,6 +77,7 @@ SESSIONS = Layout(
             _has("pid", pa.int64()),
         ]
     ),
+    groups={"goal": _TEXT, "limit": _NUMBER, "use": _NUMBER},
     number="session",
     a_part=None,
 )
@@ -105,7 +106,10 @@ def epoch_row(record: EpochRecord) -> dict[str, Any]:
 
 def session_row(record: SessionRecord) -> dict[str, Any]:
     """A session's values by column."""
-    return {name: getattr(record, name) for name in _SESSION_NAMES}
+    row = {name: getattr(record, name) for name in _SESSION_NAMES}
+    for group in SESSIONS.groups:
+        _add(row, group, getattr(record, group))
+    return row
 
 
 def trial_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[TrialRecord]:
@@ -131,8 +135,9 @@ def epoch_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[
 
 def session_records(path: Location, columns: Mapping[str, list[Any]]) -> Iterator[SessionRecord]:
     """The sessions of a part."""
-    for core in _core(columns, _SESSION_NAMES):
-        yield SessionRecord(**core)
+    groups = {group: _group(columns, group) for group in SESSIONS.groups}
+    for row, core in enumerate(_core(columns, _SESSION_NAMES)):
+        yield SessionRecord(**core | {group: _at(values, row) for group, values in groups.items()})
 
 
 def _add(row: dict[str, Any], group: str, values: Mapping[str, Any]) -> None:

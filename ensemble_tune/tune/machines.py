@@ -6,7 +6,7 @@ import logging
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,11 @@ def _look() -> tuple[list[int], int]:
 
 
 _look_there = ray.remote(num_cpus=0, max_retries=0)(_look)
+
+
+def devices(machines: Iterable[Machine]) -> float:
+    """The GPUs of all of them."""
+    return sum(machine.resources.get("GPU", 0.0) for machine in machines)
 
 
 class Leaving:

@@ -10,19 +10,17 @@ import logging
 import os
 import tempfile
 import threading
-import warnings
 from dataclasses import replace
-from typing import Any
 
 import ray
 from ray.tune import run as run_tune
-from ray.tune.progress_reporter import TrialProgressCallback
 
 from ensemble_tune.trial import Params, SizedTrial, Trial
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.interrupts import interruptible
-from ensemble_tune.tune.machines import Machines
+from ensemble_tune.tune.machines import Machines, devices
 from ensemble_tune.tune.packing import Bookings
+from ensemble_tune.tune.quiet import Silence, hush_tune
 from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.resources import GIB, Requirements, Resources
 from ensemble_tune.tune.stage import Stage
@@ -74,6 +72,7 @@ class RayRunner:
         """
         machines = self._proposals.count()  # a cluster may have grown since the last stage
         conductor.start(places=self._proposals.places, nodes=len(machines), gpus=self._resources.gpus or 0.0)
+        conductor.meter.devices = devices(machines)
         requirements = requirements or self._of(trial)
         bookings = (
             None
@@ -128,7 +127,7 @@ class RayRunner:
         # Each waiting trial asks Ray for its place, so one more than fits is proposed before a place is free: that is
         # for `Proposals` to say, which knows how many fit from one moment to the next.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_PENDING)
-        _silence()
+        hush_tune()
         try:
             with tempfile.TemporaryDirectory(prefix="ensemble-tune-") as scratch:
                 run_tune(
@@ -144,27 +143,3 @@ class RayRunner:
                 )
         except BaseException as error:  # raised again by `run`, in the thread that asked
             self._end.reason = self._end.reason or error
-
-
-class Silence(TrialProgressCallback):
-    """Takes the place of what prints a trial's end on standard output, verbose or not."""
-
-    def __init__(self) -> None:
-        """Keeps nothing."""
-
-    def on_trial_result(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
-
-    def on_trial_error(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
-
-    def on_trial_complete(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
-
-
-def _silence() -> None:
-    """Quietens what Tune says of its own workings and a user cannot mend."""
-    for name in ("ray.tune", "ray.air", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    for module in (r"ray\.", r"ensemble_tune\.tune\.ray_runner"):  # some are said to be of who called Tune
-        warnings.filterwarnings("ignore", module=module)

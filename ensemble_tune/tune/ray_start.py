@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.tune.quiet import hush_ray
 
 
 def start_ray(address: str | None = None) -> None:
@@ -18,6 +19,7 @@ def start_ray(address: str | None = None) -> None:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     if ray.is_initialized():
         return
+    hush_ray()
     local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
     joins = address or os.environ.get("RAY_ADDRESS")
     try:

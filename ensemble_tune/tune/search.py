@@ -24,6 +24,7 @@ from ensemble_tune.tune.scheduler import Scheduler, make_scheduler
 from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, unwritten
 from ensemble_tune.tune.warm_start import read_warm_start
+from ensemble_tune.tune.watcher import Watcher
 from ensemble_tune.tune.workers import Workers
 
 _FROM = ("split", "data")
@@ -103,6 +104,10 @@ class Search:
     """Called with every trial that ends."""
     say: Callable[[str], None] = lambda line: None
     """Called with what a person may want to know: the most it may cost, why it ended."""
+    watcher: Watcher = field(default_factory=Watcher)
+    """Looks on while it runs."""
+    prepare: Callable[[], None] = lambda: None
+    """Called before the first trial starts, where there is one to train."""
 
     def __post_init__(self) -> None:
         for name in ("out", "warm_start"):  # a text will do
@@ -140,9 +145,14 @@ class Search:
                 belongs=self.belongs,
                 on_start=self._tell_the_most,
                 on_end=self.on_end,
+                watcher=self.watcher,
             )
             if not conductor.done:
-                self._train(conductor)
+                self.watcher.begins(conductor.session, conductor.records(), conductor.before)
+                try:
+                    self._train(conductor)
+                finally:
+                    self.watcher.ends(conductor.session)
             elif conductor.reason != ALL_ENDED:  # what an earlier call used, or found, is enough
                 conductor.close()
                 self.say(f"{self.stage} search ends: {conductor.reason}")
@@ -154,6 +164,7 @@ class Search:
     def _train(self, conductor: Conductor) -> None:
         """Runs a conductor to its end, and has the reason written down."""
         try:
+            self.prepare()
             with self.workers:
                 self.workers.run(conductor, self.trial, self.requirements)
         except BaseException as error:

@@ -1,9 +1,12 @@
-"""What a search remembers of each call on a stage: when it ran, on what, and why it ended."""
+"""What a search remembers of each call on a stage: when it ran, on what, within what limits, and why it ended."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+
+from ensemble_tune.tune.budget import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +33,20 @@ class SessionRecord:
     host: str
     """Where its driver runs, and as which process."""
     pid: int
+    goal: Mapping[str, str] = field(default_factory=dict)
+    """metric, mode ("max" or "min"), and target where there is one; empty in a ledger from before these were kept."""
+    limit: Mapping[str, float] = field(default_factory=dict)
+    """Of what there are how many: trials (of the stage, in the end), epochs (of a trial), hours, gpu_hours, cost,
+    price, patience."""
+    use: Mapping[str, float] = field(default_factory=dict)
+    """What is in use: nodes, gpus (the shares that trials hold, together), and devices (the GPUs that there are)."""
+
+
+def usage_of(sessions: Iterable[SessionRecord]) -> Usage:
+    """What calls have used together."""
+    usage = Usage()
+    for session in sessions:
+        usage.hours += (session.updated - session.started).total_seconds() / 3600
+        usage.node_hours += session.node_hours
+        usage.gpu_hours += session.gpu_hours
+    return usage

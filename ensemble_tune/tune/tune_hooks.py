@@ -19,7 +19,7 @@ from ray.tune.search import SearchAlgorithm
 
 from ensemble_tune.errors import ConfigError, StorageError
 from ensemble_tune.tune.interrupts import Interrupted
-from ensemble_tune.tune.machines import Leaving, Machines
+from ensemble_tune.tune.machines import Leaving, Machines, devices
 from ensemble_tune.tune.out_of_memory import OF_RAY_S_MONITOR
 from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import Status
@@ -201,6 +201,7 @@ class Proposals(SearchAlgorithm):
                     self.count()
                 machines = self._machines.up(self.leaving.ids)
                 stage.conductor.meter.nodes, stage.conductor.meter.places = len(machines), self.places
+                stage.conductor.meter.devices = devices(machines)
                 self._counted = time.monotonic()
                 stage.meet(machines)
                 self._move(stage, {machine.id for machine in machines}, tune_controller)

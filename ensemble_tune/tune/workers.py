@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,11 @@ class Workers:
         self._slots = slots
         self._runner: RayRunner | None = None
         self._users = 0
+
+    @property
+    def here(self) -> bool:
+        """Whether trials run on this machine alone."""
+        return not (self._address or os.environ.get("RAY_ADDRESS"))
 
     def __enter__(self) -> Workers:
         self._users += 1

@@ -21,6 +21,9 @@ def session(number: int, stage: str = "base") -> SessionRecord:
         gpu_hours=0.5,
         host="node",
         pid=1234,
+        goal={"metric": "miou", "mode": "max"},
+        limit={"trials": 60.0, "hours": 2.0},
+        use={"nodes": 1.0},
     )
 
 
@@ -37,7 +40,9 @@ def test_sessions_are_written_replaced_and_read_back_by_stage_and_number(tmp_pat
     for record in (session(2), session(1, "meta"), session(1)):
         ledger.put_session(record)
     ledger.flush()
-    ended = replace(session(2), ended=BEGIN + timedelta(days=1), reason="target miou=0.6 reached by base-0007")
+    ended = replace(
+        session(2), ended=BEGIN + timedelta(days=1), reason="target miou=0.6 reached by base-0007", limit={}
+    )
     ledger.put_session(ended)
     ledger.close()
     again = Ledger(tmp_path / "ledger")
@@ -59,7 +64,19 @@ def test_every_field_of_a_session_is_a_column(tmp_path: Path) -> None:
     ledger.put_session(session(1))
     ledger.close()
     table = pq.read_table(tmp_path / "ledger" / "sessions")
-    assert table.column_names == [field.name for field in fields(SessionRecord)]
+    groups = ["goal.metric", "goal.mode", "limit.hours", "limit.trials", "use.nodes"]
+    core = [field.name for field in fields(SessionRecord) if field.name not in ("goal", "limit", "use")]
+    assert table.column_names == [*core, *groups]
+
+
+def test_sessions_from_before_limits_were_kept_are_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.open()
+    old = replace(session(1), goal={}, limit={}, use={})
+    ledger.put_session(old)
+    ledger.close()
+    assert "limit.hours" not in pq.read_table(tmp_path / "ledger" / "sessions").column_names
+    assert Ledger(tmp_path / "ledger").sessions() == [old]
 
 
 def test_a_ledger_from_before_there_were_sessions_has_none(tmp_path: Path) -> None:
