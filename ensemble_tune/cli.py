@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ensemble_tune.cli_cluster import cluster_app
+from ensemble_tune.cli_formats import convert
 from ensemble_tune.cli_options import (
     Bases,
     Cpu,
@@ -58,7 +59,6 @@ app = typer.Typer(
 search_app = typer.Typer(help="Search one stage: base models, or fusions of them.", no_args_is_help=True)
 app.add_typer(search_app, name="search")
 app.add_typer(cluster_app, name="cluster")
-
 
 _INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
@@ -314,6 +314,9 @@ def segment(
 
     written = sum(1 for _ in segment_images(ensemble, images, out, cpu=cpu, overlays=overlays))
     out_console.print(f"wrote {written} masks to {out}", soft_wrap=True)
+
+
+app.command()(convert)
 
 
 def main() -> None:

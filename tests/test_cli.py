@@ -213,6 +213,11 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         (SEGMENT, "no trained ensemble is in "),
         ("segment BEST FOLDER --out OUT", "no trained ensemble is in "),
         ("segment NOTHING", "Missing argument"),
+        # convert
+        ("convert NOTHING --to OUT.onnx", "no trained ensemble is in "),
+        ("convert NOTHING --to OUT", "--to must end in .onnx, but got "),
+        ("convert NOTHING --to OUT --format tflite", "Invalid value for '--format': "),
+        ("convert NOTHING", "Missing option '--to'"),
         # anything
         ("results RUN --tpo 3", "No such option: --tpo"),
         ("serach base", "No such command 'serach'"),
@@ -425,7 +430,9 @@ def test_without_a_verb_the_help_is_shown(command: Command, words: list[str]) ->
     assert ended.status == 2 and "Usage: " in ended.out and ended.err == ""
 
 
-@pytest.mark.parametrize("verb", ["", "run", "search base", "search meta", "results", "export", "train", "segment"])
+@pytest.mark.parametrize(
+    "verb", ["", "run", "search base", "search meta", "results", "export", "train", "segment", "convert"]
+)
 def test_every_verb_has_help(command: Command, verb: str) -> None:
     ended = command(*verb.split(), "--help")
     assert ended.status == 0 and "Usage: " in ended.out and ended.err == ""
@@ -449,6 +456,14 @@ def test_segment_prints_how_many_masks_it_wrote(
     ended = command("segment", finished.out / "final", tiles / "val", "--out", tmp_path / "masks", "--overlays")
     assert (ended.status, ended.out) == (0, f"wrote 4 masks to {tmp_path / 'masks'}\n")
     assert len(list((tmp_path / "masks" / "overlays").iterdir())) == 4
+
+
+def test_convert_prints_what_it_wrote_and_how_well_that_predicts(
+    command: Command, finished: Finished, tmp_path: Path
+) -> None:
+    ended = command("convert", finished.out, "--to", tmp_path / "[model].onnx")
+    assert ended.status == 0 and (tmp_path / "[model].onnx").is_file()
+    assert f"wrote {tmp_path / '[model].onnx'}; ONNX Runtime gives " in ended.out and ended.err == ""
 
 
 def test_a_finished_run_is_summed_up_at_once(command: Command, finished: Finished, tiles: Path, tmp_path: Path) -> None:

@@ -102,12 +102,22 @@ class PooledBranch(ASPPPooling):  # type: ignore[misc]
         return cast(Tensor, super().forward(features)).contiguous(memory_format=torch.channels_last)
 
 
+_FASTER = (DilatedConv2d, StridedDepthwiseConv2d, GlobalAveragePool2d, PooledBranch)
+
+
 def speed_up(network: nn.Module) -> None:
     """Turns the layers of `network` that have a faster form here into it, in place."""
     for module in network.modules():
         faster = _faster(module)
         if faster is not None:
             module.__class__ = faster
+
+
+def undo_speed_up(network: nn.Module) -> None:
+    """Gives every layer of `network` its own class back, in place: what an exporter knows."""
+    for module in network.modules():
+        if isinstance(module, _FASTER):
+            module.__class__ = type(module).__bases__[0]
 
 
 def _faster(module: nn.Module) -> type[nn.Module] | None:

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tiny_run import Finished
+
+from ensemble_tune.convert import convert_ensemble
+from ensemble_tune.ensemble.image_file import read_image, read_mask, resized
+from ensemble_tune.ensemble.scoring import labels_at
+from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.segment import segment_images
+
+
+def test_a_file_gives_the_masks_of_segment(finished: Finished, tiles: Path, tmp_path: Path) -> None:
+    """By the same steps: to the working size, through the graph, and the logits back to the image's own size."""
+    done = convert_ensemble(finished.out, tmp_path / "deep" / "model.onnx")
+    assert done.place == tmp_path / "deep" / "model.onnx"
+    session = onnxruntime.InferenceSession(str(done.place))
+    for mask in segment_images(finished.out / "final", tiles / "test", tmp_path / "masks"):
+        image = read_image(tiles / "test" / mask.name)
+        working = resized(image, (32, 32)).transpose(2, 0, 1)[None]
+        (logits,) = session.run(["logits"], {"images": working})
+        labels = labels_at(torch.from_numpy(logits)[0], image.shape[:2]).numpy()
+        assert np.mean(read_mask(mask) == labels) > 0.99
+
+
+def test_an_ensemble_is_written_to_an_object_store(finished: Finished, bucket: ObjectPath, tmp_path: Path) -> None:
+    convert_ensemble(finished.out / "final" / "ensemble", bucket / "model.onnx")
+    (bucket / "model.onnx").download(tmp_path / "model.onnx")
+    assert onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).get_inputs()[0].name == "images"
+
+
+def test_a_file_that_no_ending_explains_needs_a_format(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--to must end in \.onnx, but got .*model; name it so, or add --format"):
+        convert_ensemble(finished.out, tmp_path / "model")
+    with pytest.raises(ConfigError, match="no format is called 'onxx'; did you mean 'onnx'"):
+        convert_ensemble(finished.out, tmp_path / "model", form="onxx")  # type: ignore[arg-type]
+    assert convert_ensemble(finished.out, tmp_path / "model", form="onnx").place.is_file()
+
+
+def test_what_cannot_be_converted_or_written_is_refused(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no trained ensemble is in .*; train one with"):
+        convert_ensemble(tmp_path, tmp_path / "model.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ConfigError, match=r"--to is the file to write, but .* is a folder; try .*/model\.onnx"):
+        convert_ensemble(finished.out, tmp_path / "folder.onnx")
+    with pytest.raises(ConfigError, match="must be a folder that can be written to"):
+        convert_ensemble(finished.out, Path("/proc/model.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx"]
