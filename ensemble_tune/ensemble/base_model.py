@@ -22,7 +22,7 @@ from ensemble_tune.errors import ConfigError, suggest
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_STRIDE = 32
+STRIDE = 32
 """Every encoder of smp works on sides that are multiples of this."""
 
 
@@ -39,6 +39,10 @@ class Normalise(nn.Module):
         """(B, 3, h, w) RGB in 0..255, of any type, to float32 of the same shape."""
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
         return (pixels - cast(Tensor, self.mean)) * cast(Tensor, self.scale)
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """What is subtracted from each channel, and what that is divided by; in the units of the pixels."""
+        return cast(Tensor, self.mean).flatten().tolist(), (1 / cast(Tensor, self.scale)).flatten().tolist()
 
 
 class BaseModel(nn.Module):
@@ -57,7 +61,7 @@ class BaseModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, h, w), uint8 RGB of any size, to logits (B, C, h, w), float32."""
         height, width = images.shape[-2:]
-        pixels = F.pad(self.normalise(images), (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+        pixels = F.pad(self.normalise(images), (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         with autocast(self.precision, images.device):
             logits = cast(Tensor, self.network(pixels))
         return logits[..., :height, :width].float()
@@ -105,7 +109,7 @@ def check_base_model(config: BaseConfig) -> None:
     _check_names(config)
     try:
         network = _without_memory(config)
-        height, width = (side + -side % _STRIDE for side in config.size)
+        height, width = (side + -side % STRIDE for side in config.size)
         network.train()(torch.empty(config.batch_size, 3, height, width, device="meta"))
     except Exception as error:  # smp and timm raise whatever comes to hand; each means "not this combination"
         raise ConfigError(_reason(config, error)) from error

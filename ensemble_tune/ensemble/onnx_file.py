@@ -96,7 +96,9 @@ def write_onnx(ensemble: TrainedEnsemble, path: Path) -> Agreement:
             f'{size / 2**30:.1f} GiB; fuse fewer or smaller members, or train it with deploy = "refit"'
         )
     graph = EnsembleGraph(ensemble)
-    images = _pictures(_channels(ensemble), ensemble.manifest.fusion.size)
+    first = next(module for module in ensemble.modules() if isinstance(module, BaseModel))
+    mean, std = first.normalise.mean_and_std()
+    images = _pictures(len(mean), ensemble.manifest.fusion.size)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             graph,
@@ -107,7 +109,7 @@ def write_onnx(ensemble: TrainedEnsemble, path: Path) -> Agreement:
             dynamo=True,
         )
     assert program is not None, "torch's exporter of today returns a program"
-    program.model.metadata_props.update(_metadata(ensemble))
+    program.model.metadata_props.update(_metadata(ensemble, mean, std))
     program.save(path, external_data=False)
     # Of another batch than the one that it was traced with.
     agreement = _agreement(graph, path, images[:1])
@@ -135,21 +137,9 @@ def _pictures(channels: int, size: tuple[int, int]) -> Tensor:
     return (255 * mixed).to(torch.uint8)
 
 
-def _channels(ensemble: TrainedEnsemble) -> int:
-    return len(_normalisation(ensemble)[0])
-
-
-def _normalisation(ensemble: TrainedEnsemble) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel, in 0..255, as every member takes them."""
-    first = next(module for module in ensemble.modules() if isinstance(module, BaseModel)).normalise
-    mean, scale = cast(Tensor, first.mean), cast(Tensor, first.scale)
-    return mean.flatten().tolist(), (1 / scale).flatten().tolist()
-
-
-def _metadata(ensemble: TrainedEnsemble) -> dict[str, str]:
-    """What a reader of the file must know, as texts; lists are JSON."""
+def _metadata(ensemble: TrainedEnsemble, mean: list[float], std: list[float]) -> dict[str, str]:
+    """What a reader of the file must know, as texts; lists are JSON. mean, std: of the pixels, in their units."""
     manifest = ensemble.manifest
-    mean, std = _normalisation(ensemble)
     return {
         "classes": json.dumps(manifest.classes),
         "size": format_size(manifest.fusion.size),
