@@ -15,22 +15,27 @@ class FormatChoice(StrEnum):
     """What a trained ensemble may be converted to."""
 
     ONNX = "onnx"
+    SMP = "smp"
 
 
 def convert(
     ensemble: Ensemble,
     to: ConvertedTo,
     form: Annotated[
-        FormatChoice | None, typer.Option("--format", help="(default: onnx where --to ends in .onnx)")
+        FormatChoice | None,
+        typer.Option("--format", help="(default: onnx where --to ends in .onnx)"),
     ] = None,
 ) -> None:
-    """Write a trained ensemble for other software: one ONNX file."""
+    """Write a trained ensemble for other software: one ONNX file, or a folder of smp's for each base model."""
     from ensemble_tune.convert import convert_ensemble
 
     with err_console.status("converting"):
         done = convert_ensemble(ensemble, to, form=None if form is None else form.value)
-    out_console.print(
-        f"wrote {done.place}; ONNX Runtime gives {done.agreement.labels:.2%} of the pixels of a test picture the class "
-        f"that torch does, and probabilities that differ by {done.agreement.difference:.1e} on average",
-        soft_wrap=True,
-    )
+    for name in done.models:
+        out_console.print(f"wrote {done.place / name}", soft_wrap=True)
+    if done.agreement is not None:
+        out_console.print(
+            f"wrote {done.place}; on a made-up picture ONNX Runtime gives {done.agreement.labels:.2%} of the pixels "
+            f"torch's class, and probabilities that differ by {done.agreement.difference:.1e} on average",
+            soft_wrap=True,
+        )

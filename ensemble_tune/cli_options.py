@@ -58,7 +58,7 @@ RunFolder = Annotated[Any, typer.Argument(help="A run folder.", show_default=Fal
 ManifestOut = Annotated[Any, typer.Option(help="The manifest to write.", **_place)]
 Manifest = Annotated[Any, typer.Argument(help="A manifest, exported or written by hand.", show_default=False, **_place)]
 Ensemble = Annotated[Any, typer.Argument(help="A run, or what `train` wrote to.", show_default=False, **_place)]
-ConvertedTo = Annotated[Any, typer.Option("--to", help="The file to write.", **_place)]
+ConvertedTo = Annotated[Any, typer.Option("--to", help="The file to write; for smp a folder.", **_place)]
 Cache = Annotated[
     Path | None,
     typer.Option(

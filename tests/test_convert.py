@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from tiny_run import Finished
 
@@ -34,7 +35,7 @@ def test_an_ensemble_is_written_to_an_object_store(finished: Finished, bucket: O
 
 
 def test_a_file_that_no_ending_explains_needs_a_format(finished: Finished, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--to must end in \.onnx, but got .*model; name it so, or add --format"):
+    with pytest.raises(ConfigError, match=r"--to must end in \.onnx, but got .*model; name it so, or add --format smp"):
         convert_ensemble(finished.out, tmp_path / "model")
     with pytest.raises(ConfigError, match="no format is called 'onxx'; did you mean 'onnx'"):
         convert_ensemble(finished.out, tmp_path / "model", form="onxx")  # type: ignore[arg-type]
@@ -50,3 +51,23 @@ def test_what_cannot_be_converted_or_written_is_refused(finished: Finished, tmp_
     with pytest.raises(ConfigError, match="must be a folder that can be written to"):
         convert_ensemble(finished.out, Path("/proc/model.onnx"))
     assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx"]
+
+
+def test_members_are_written_as_folders_of_smp_and_written_anew(finished: Finished, tmp_path: Path) -> None:
+    for _ in range(2):
+        done = convert_ensemble(finished.out, tmp_path / "smp", form="smp")
+        assert done.agreement is None and len(done.models) >= 1
+        assert sorted(path.name for path in (tmp_path / "smp").iterdir()) == sorted(done.models)
+    network = smp.from_pretrained(str(tmp_path / "smp" / done.models[0])).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_a_folder_with_anything_else_in_it_is_never_replaced(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all my work")
+    with pytest.raises(ConfigError, match=r"a new folder for smp's, but .*mine holds thesis\.txt; choose another"):
+        convert_ensemble(finished.out, tmp_path / "mine", form="smp")
+    with pytest.raises(ConfigError, match=r"--to is the folder to write, but .*thesis\.txt is a file"):
+        convert_ensemble(finished.out, tmp_path / "mine" / "thesis.txt", form="smp")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"
