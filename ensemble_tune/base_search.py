@@ -16,6 +16,7 @@ from ensemble_tune.library import keep_library
 from ensemble_tune.points import train_points
 from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.strategy import Strategy
+from ensemble_tune.tensorboard import logged
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Objective, Status, rank
@@ -64,7 +65,7 @@ def search_base(
         comparable=("size", "epochs"),
         protected=exported_trials(settings.out),
     )
-    with settings.workers:
+    with settings.workers, logged(settings):
         result = search.run()
         ranked = rank([record for record in result.records if record.status is not Status.RUNNING], "max")
         if ranked:

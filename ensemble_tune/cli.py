@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ensemble_tune.cli_cluster import cluster_app
-from ensemble_tune.cli_formats import convert
+from ensemble_tune.cli_formats import convert, tensorboard
 from ensemble_tune.cli_options import (
     Bases,
     Cpu,
@@ -317,6 +317,7 @@ def segment(
 
 
 app.command()(convert)
+app.command()(tensorboard)
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ensemble_tune.cli_options import ConvertedTo, Ensemble
+from ensemble_tune.cli_options import ConvertedTo, Ensemble, RunFolder
 from ensemble_tune.cli_output import err_console, out_console
 
 
@@ -39,3 +40,15 @@ def convert(
             f"torch's class, and probabilities that differ by {done.agreement.difference:.1e} on average",
             soft_wrap=True,
         )
+
+
+def tensorboard(
+    run_folder: RunFolder,
+    to: Annotated[Path, typer.Option("--to", help="The folder to write to; one a run.")],
+) -> None:
+    """Write a run's trials as TensorBoard's logs; searches do so while they run with --tensorboard."""
+    from ensemble_tune.tensorboard import write_logs
+
+    with err_console.status("writing"):
+        count = write_logs(run_folder, to)
+    out_console.print(f"wrote {count} trials; look at them with: tensorboard --logdir {to}", soft_wrap=True)

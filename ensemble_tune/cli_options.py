@@ -104,6 +104,12 @@ Slots = Annotated[
         rich_help_panel="Machines",
     ),
 ]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard", help="A folder for TensorBoard's logs, written while trials run.", rich_help_panel="Machines"
+    ),
+]
 Size = Annotated[str | None, typer.Option(help="Working size HEIGHTxWIDTH in pixels. (default: the frames' own)")]
 EncoderWeights = Annotated[
     str | None, typer.Option(help='"imagenet", "none" or a file. (default: what the space says)')
@@ -180,6 +186,7 @@ class WhereOptions:
     cpu: Cpu = False
     address: Address = None
     slots: Slots = None
+    tensorboard: TensorBoard = None
 
     def settings(
         self, *, data: str, out: Location, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
@@ -200,6 +207,7 @@ class WhereOptions:
             split=split.value,
             seed=seed,
             workers=Workers(Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus), self.address, self.slots),
+            tensorboard=self.tensorboard,
             on_trial=print_trial,
             say=print_line,
         )

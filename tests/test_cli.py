@@ -218,6 +218,10 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         ("convert NOTHING --to OUT", "--to must end in .onnx, but got "),
         ("convert NOTHING --to OUT --format tflite", "Invalid value for '--format': "),
         ("convert NOTHING", "Missing option '--to'"),
+        # tensorboard
+        ("tensorboard NOTHING --to OUT", "no search is in "),
+        ("tensorboard RUN --to UNDER_FILE", "must be a folder that can be written to"),
+        (f"{SEARCH_BASE} --tensorboard UNDER_FILE", "must be a folder that can be written to"),
         # anything
         ("results RUN --tpo 3", "No such option: --tpo"),
         ("serach base", "No such command 'serach'"),
@@ -431,7 +435,7 @@ def test_without_a_verb_the_help_is_shown(command: Command, words: list[str]) ->
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "run", "search base", "search meta", "results", "export", "train", "segment", "convert"]
+    "verb", ["", "run", "search base", "search meta", "results", "export", "train", "segment", "convert", "tensorboard"]
 )
 def test_every_verb_has_help(command: Command, verb: str) -> None:
     ended = command(*verb.split(), "--help")
@@ -464,6 +468,14 @@ def test_convert_prints_what_it_wrote_and_how_well_that_predicts(
     ended = command("convert", finished.out, "--to", tmp_path / "[model].onnx")
     assert ended.status == 0 and (tmp_path / "[model].onnx").is_file()
     assert f"wrote {tmp_path / '[model].onnx'}; ONNX Runtime gives " in ended.out and ended.err == ""
+
+
+def test_tensorboard_prints_how_many_trials_it_wrote_and_how_to_look_at_them(
+    command: Command, places_of: dict[str, object], tmp_path: Path
+) -> None:
+    ended = command("tensorboard", places_of["RUN"], "--to", tmp_path / "[logs]")
+    told = f"wrote 7 trials; look at them with: tensorboard --logdir {tmp_path / '[logs]'}\n"
+    assert ended == Ended(0, told, "")
 
 
 def test_a_finished_run_is_summed_up_at_once(command: Command, finished: Finished, tiles: Path, tmp_path: Path) -> None:
