@@ -107,6 +107,7 @@ def write_onnx(ensemble: TrainedEnsemble, path: Path) -> Agreement:
             output_names=["logits", "labels"],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             dynamo=True,
+            verbose=False,
         )
     assert program is not None, "torch's exporter of today returns a program"
     program.model.metadata_props.update(_metadata(ensemble, mean, std))
