@@ -462,14 +462,6 @@ def test_segment_prints_how_many_masks_it_wrote(
     assert len(list((tmp_path / "masks" / "overlays").iterdir())) == 4
 
 
-def test_convert_prints_what_it_wrote_and_how_well_that_predicts(
-    command: Command, finished: Finished, tmp_path: Path
-) -> None:
-    ended = command("convert", finished.out, "--to", tmp_path / "[model].onnx")
-    assert ended.status == 0 and (tmp_path / "[model].onnx").is_file()
-    assert f"wrote {tmp_path / '[model].onnx'}; ONNX Runtime gives " in ended.out and ended.err == ""
-
-
 def test_tensorboard_prints_how_many_trials_it_wrote_and_how_to_look_at_them(
     command: Command, places_of: dict[str, object], tmp_path: Path
 ) -> None:

@@ -1,3 +1,8 @@
+import io
+import json
+import re
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +12,7 @@ import segmentation_models_pytorch as smp
 import torch
 from tiny_run import Finished
 
+from ensemble_tune import cli
 from ensemble_tune.convert import convert_ensemble
 from ensemble_tune.ensemble.image_file import read_image, read_mask, resized
 from ensemble_tune.ensemble.scoring import labels_at
@@ -15,11 +21,28 @@ from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.segment import segment_images
 
 
-def test_a_file_gives_the_masks_of_segment(finished: Finished, tiles: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def told(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A file that the command line wrote from a run, and what it printed."""
+    file = tmp_path_factory.mktemp("converted") / "deep" / "[model].onnx"
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["ensemble-tune", "convert", str(finished.out), "--to", str(file)])
+        cli.main()
+    assert not end.value.code
+    return file, printed.getvalue()
+
+
+def test_convert_says_what_it_wrote_and_how_well_that_predicts(told: tuple[Path, str]) -> None:
+    assert re.fullmatch(rf"wrote {re.escape(str(told[0]))}; on a made-up picture ONNX Runtime gives .*%.*\n", told[1])
+    assert [path.name for path in told[0].parent.iterdir()] == ["[model].onnx"]
+
+
+def test_a_file_gives_the_masks_of_segment(
+    told: tuple[Path, str], finished: Finished, tiles: Path, tmp_path: Path
+) -> None:
     """By the same steps: to the working size, through the graph, and the logits back to the image's own size."""
-    done = convert_ensemble(finished.out, tmp_path / "deep" / "model.onnx")
-    assert done.place == tmp_path / "deep" / "model.onnx"
-    session = onnxruntime.InferenceSession(str(done.place))
+    session = onnxruntime.InferenceSession(str(told[0]))
     for mask in segment_images(finished.out / "final", tiles / "test", tmp_path / "masks"):
         image = read_image(tiles / "test" / mask.name)
         working = resized(image, (32, 32)).transpose(2, 0, 1)[None]
@@ -28,10 +51,9 @@ def test_a_file_gives_the_masks_of_segment(finished: Finished, tiles: Path, tmp_
         assert np.mean(read_mask(mask) == labels) > 0.99
 
 
-def test_an_ensemble_is_written_to_an_object_store(finished: Finished, bucket: ObjectPath, tmp_path: Path) -> None:
-    convert_ensemble(finished.out / "final" / "ensemble", bucket / "model.onnx")
-    (bucket / "model.onnx").download(tmp_path / "model.onnx")
-    assert onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).get_inputs()[0].name == "images"
+def test_an_ensemble_is_converted_into_an_object_store(finished: Finished, bucket: ObjectPath) -> None:
+    (name, *_) = convert_ensemble(finished.out / "final" / "ensemble", bucket / "smp", form="smp").models
+    assert json.loads((bucket / "smp" / name / "config.json").read_text())["_model_class"] == "Linknet"
 
 
 def test_a_file_that_no_ending_explains_needs_a_format(finished: Finished, tmp_path: Path) -> None:
@@ -39,7 +61,6 @@ def test_a_file_that_no_ending_explains_needs_a_format(finished: Finished, tmp_p
         convert_ensemble(finished.out, tmp_path / "model")
     with pytest.raises(ConfigError, match="no format is called 'onxx'; did you mean 'onnx'"):
         convert_ensemble(finished.out, tmp_path / "model", form="onxx")  # type: ignore[arg-type]
-    assert convert_ensemble(finished.out, tmp_path / "model", form="onnx").place.is_file()
 
 
 def test_what_cannot_be_converted_or_written_is_refused(finished: Finished, tmp_path: Path) -> None:

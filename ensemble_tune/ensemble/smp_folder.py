@@ -65,14 +65,7 @@ def _write(model: BaseModel, base: BaseConfig, classes: tuple[str, ...], folder:
     prepare = A.Compose(
         [
             A.Resize(height, width, interpolation=cv2.INTER_AREA),
-            A.PadIfNeeded(
-                min_height=None,
-                min_width=None,
-                pad_height_divisor=STRIDE,
-                pad_width_divisor=STRIDE,
-                position="top_left",
-                border_mode=cv2.BORDER_REPLICATE,
-            ),
+            A.Pad((0, 0, -width % STRIDE, -height % STRIDE), border_mode=cv2.BORDER_REPLICATE),
             A.Normalize(mean, std, max_pixel_value=1.0),
         ]
     )
