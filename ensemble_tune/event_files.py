@@ -9,6 +9,7 @@ trial/seconds.
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,6 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
-
-_OWN = "ensemble_tune"
-"""What the names of event files end with that are ours to replace."""
 
 
 class RunEvents:
@@ -66,7 +64,6 @@ class TrialEvents:
         self._over = False
         """Whether they say that it has ended."""
         self._file: EventsWriter | None = None
-        self._files = 0
 
     def update(self, record: TrialRecord, rows: Sequence[EpochRecord]) -> None:
         """Brings the files to where the ledger is."""
@@ -90,12 +87,10 @@ class TrialEvents:
             self._file = None
 
     def _begin(self, record: TrialRecord) -> None:
-        """Starts over: older files go, and a TensorBoard that has read them forgets what they said."""
+        """Starts over: TensorBoard forgets what older files say. They stay, since it may be reading them."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
-        older = list(self._folder.glob(f"events.out.tfevents.*.{_OWN}"))
-        for file in older:
-            file.unlink(missing_ok=True)
+        older = any(self._folder.glob("events.out.tfevents.*"))
         self._begun, self._written, self._score, self._over = True, [], None, False
         if older:
             self._write(Event(step=0, session_log=SessionLog(status=SessionLog.START)))
@@ -125,8 +120,8 @@ class TrialEvents:
 
     def _write(self, event: Event) -> None:
         if self._file is None:
-            self._files += 1
-            self._file = EventsWriter(str(self._folder / "events"), f".{self._files:06d}.{_OWN}")
+            # TensorBoard reads files in the order of their names, which begin with the second.
+            self._file = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
         self._file.write_event(event)
 
 

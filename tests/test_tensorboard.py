@@ -167,13 +167,3 @@ def test_logs_that_cannot_be_written_any_more_stop_no_search(tmp_path: Path, cap
         (tmp_path / "logs").rmdir()
         (tmp_path / "logs").write_text("no folder any more")
     assert "the TensorBoard logs are behind: " in caplog.text
-
-
-def test_files_of_others_stay(tmp_path: Path) -> None:
-    out = usual_run(tmp_path / "run")
-    mine = tmp_path / "logs" / "base-0000" / "events.out.tfevents.1.mine"
-    mine.parent.mkdir(parents=True)
-    mine.write_bytes(b"")
-    for _ in range(2):
-        write_logs(out, tmp_path / "logs")
-    assert mine.exists() and len(list(mine.parent.iterdir())) == 2
