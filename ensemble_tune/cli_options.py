@@ -118,11 +118,17 @@ Trials = Annotated[int, typer.Option(help="Trials in all, those of earlier calls
 Epochs = Annotated[int, typer.Option(help="Epochs of a trial that is not stopped early.")]
 Sampler = Annotated[
     str | None,
-    _how(help="Who proposes parameters: random, tpe, qmc, gp or grid. (default: random for base models, else tpe)"),
+    _how(
+        help="Who proposes parameters: random, tpe, qmc, gp or grid. (default: random for base models, else tpe)",
+        autocompletion=lambda: ["random", "tpe", "qmc", "gp", "grid"],
+    ),
 ]
 Scheduler = Annotated[
     str | None,
-    _how(help="Who is stopped early: asha-promote, asha, median or none. (default: asha-promote for base models)"),
+    _how(
+        help="Who is stopped early: asha-promote, asha, median or none. (default: asha-promote for base models)",
+        autocompletion=lambda: ["asha-promote", "asha", "median", "none"],
+    ),
 ]
 Grace = Annotated[
     int | None,
