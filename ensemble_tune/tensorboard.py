@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,8 @@ def logged(settings: Settings) -> Iterator[None]:
         over.set()
         follower.join()
         _look(log)
-        log.close()
+        with suppress(OSError):  # it has been told
+            log.close()
 
 
 def write_logs(out: str | Location, folder: str | Path) -> int:
