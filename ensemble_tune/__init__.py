@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ensemble_tune.base_search import search_base as search_base
+    from ensemble_tune.convert import convert_ensemble as convert_ensemble
     from ensemble_tune.ensemble.config import BaseConfig as BaseConfig
     from ensemble_tune.ensemble.config import MetaConfig as MetaConfig
     from ensemble_tune.ensemble.manifest import EnsembleManifest as EnsembleManifest
@@ -64,6 +65,7 @@ _HOME = {
     "TrainedEnsemble": "ensemble.trained_ensemble",
     "Trial": "trial",
     "Workers": "tune.workers",
+    "convert_ensemble": "convert",
     "export_best": "export",
     "given_share": "trial",
     "run_all": "run",

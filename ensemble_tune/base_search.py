@@ -16,6 +16,7 @@ from ensemble_tune.library import keep_library
 from ensemble_tune.points import train_points
 from ensemble_tune.settings import METRIC, Settings
 from ensemble_tune.strategy import Strategy
+from ensemble_tune.tensorboard import logged
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Objective, Status, rank
@@ -66,7 +67,7 @@ def search_base(
         protected=exported_trials(settings.out),
         prepare=settings.decoded(data, parse_size(str(chosen.fixed_values()["size"]))),
     )
-    with settings.workers:
+    with settings.workers, logged(settings):
         result = search.run()
         ranked = rank([record for record in result.records if record.status is not Status.RUNNING], "max")
         if ranked:

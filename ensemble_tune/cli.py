@@ -17,6 +17,7 @@ import typer
 
 from ensemble_tune.cli_cluster import cluster_app
 from ensemble_tune.cli_data import data_app
+from ensemble_tune.cli_formats import convert, tensorboard
 from ensemble_tune.cli_options import (
     Bases,
     Cpu,
@@ -68,7 +69,6 @@ search_app = typer.Typer(help="Search one stage: base models, or fusions of them
 app.add_typer(search_app, name="search")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(data_app, name="data")
-
 
 _INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
@@ -272,6 +272,10 @@ def segment(
     choose_reporter(None)
     written = sum(1 for _ in segment_images(ensemble, images, out, cpu=cpu, overlays=overlays))
     out_console.print(f"wrote {written} masks to {out}", soft_wrap=True)
+
+
+app.command()(convert)
+app.command()(tensorboard)
 
 
 def main() -> None:

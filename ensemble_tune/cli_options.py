@@ -57,7 +57,8 @@ Out = Annotated[
 RunFolder = Annotated[Any, typer.Argument(help="A run folder.", show_default=False, **_place)]
 ManifestOut = Annotated[Any, typer.Option(help="The manifest to write.", **_place)]
 Manifest = Annotated[Any, typer.Argument(help="A manifest, exported or written by hand.", show_default=False, **_place)]
-Ensemble = Annotated[Any, typer.Argument(help="What `train` wrote to.", show_default=False, **_place)]
+Ensemble = Annotated[Any, typer.Argument(help="A run, or what `train` wrote to.", show_default=False, **_place)]
+ConvertedTo = Annotated[Any, typer.Option("--to", help="The file to write; for smp a folder.", **_place)]
 ReportOut = Annotated[Any, typer.Option(help="The page to write. (default: report.html in the run folder)", **_place)]
 TrainedIn = Annotated[Any, typer.Option(help="What `train` wrote to. (default: final in the run folder)", **_place)]
 FramesAt = Annotated[
@@ -123,6 +124,12 @@ Slots = Annotated[
         rich_help_panel="Machines",
     ),
 ]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard", help="A folder for TensorBoard's logs, written while trials run.", rich_help_panel="Machines"
+    ),
+]
 Size = Annotated[str | None, typer.Option(help="Working size HEIGHTxWIDTH in pixels. (default: the frames' own)")]
 EncoderWeights = Annotated[
     str | None, typer.Option(help='"imagenet", "none" or a file. (default: what the space says)')
@@ -131,11 +138,17 @@ Trials = Annotated[int, typer.Option(help="Trials in all, those of earlier calls
 Epochs = Annotated[int, typer.Option(help="Epochs of a trial that is not stopped early.")]
 Sampler = Annotated[
     str | None,
-    _how(help="Who proposes parameters: random, tpe, qmc, gp or grid. (default: random for base models, else tpe)"),
+    _how(
+        help="Who proposes parameters: random, tpe, qmc, gp or grid. (default: random for base models, else tpe)",
+        autocompletion=lambda: ["random", "tpe", "qmc", "gp", "grid"],
+    ),
 ]
 Scheduler = Annotated[
     str | None,
-    _how(help="Who is stopped early: asha-promote, asha, median or none. (default: asha-promote for base models)"),
+    _how(
+        help="Who is stopped early: asha-promote, asha, median or none. (default: asha-promote for base models)",
+        autocompletion=lambda: ["asha-promote", "asha", "median", "none"],
+    ),
 ]
 Grace = Annotated[
     int | None,
@@ -204,6 +217,7 @@ class WhereOptions:
     address: Address = None
     slots: Slots = None
     as_json: AsJson = False
+    tensorboard: TensorBoard = None
 
     def settings(
         self, *, data: str, out: Location, folds: int, seed: int, split: SplitChoice = SplitChoice.OFFICIAL
@@ -230,6 +244,7 @@ class WhereOptions:
                 self.address,
                 self.slots,
             ),
+            tensorboard=self.tensorboard,
             say=reporter.say,
             watcher=reporter,
         )

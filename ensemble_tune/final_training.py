@@ -21,6 +21,7 @@ from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.storage import Location, write_text
+from ensemble_tune.tensorboard import logged
 from ensemble_tune.trained_before import trained_before
 from ensemble_tune.trial import StoredCheckpoint, Value
 from ensemble_tune.tune.record import TrialRecord
@@ -68,7 +69,7 @@ def train(
     store = PredictionStore((run or settings.out).absolute() / PREDICTIONS, data)
     if with_val or manifest.data_digest != data.dataset().digest:
         run = None  # that run saw other frames
-    with settings.workers:
+    with settings.workers, logged(settings):
         members = _train_members(manifest, settings, data, store, run)
         fusion = _train_fusion(manifest, settings, data, store, run) if manifest.fusion.trained else None
         weights = [[_weights(settings.out, trial) for trial in trials] for trials in members]

@@ -27,6 +27,7 @@ from ensemble_tune.library import (
 )
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.strategy import Strategy
+from ensemble_tune.tensorboard import logged
 from ensemble_tune.timetable import Timetable, used_by_stage
 from ensemble_tune.trial import Params, Value
 from ensemble_tune.tune.budget import Budget
@@ -66,7 +67,7 @@ def search_meta(
         raise ConfigError(f"--trials must be at least 0 and --epochs at least 1, but got {trials} and {epochs}")
     strategy, timetable = strategy or Strategy(), timetable or Timetable(None)
     data = settings.stage_data()
-    with settings.workers:
+    with settings.workers, logged(settings):
         ranked = ended_base_trials(settings.out, data)
         size = format_size(member_config(ranked[0]).size)
         members_there = count_members(bases, ranked)

@@ -10,16 +10,14 @@ from torch import Tensor
 
 from ensemble_tune.ensemble.blend import tiled_labels
 from ensemble_tune.ensemble.image_file import Deep, resized
-from ensemble_tune.ensemble.manifest import MANIFEST_FILE
 from ensemble_tune.ensemble.overlay import write_mask, write_overlay
 from ensemble_tune.ensemble.pixels import FILE_SUFFIXES, read_pixels, usable
 from ensemble_tune.ensemble.scoring import logits_at
 from ensemble_tune.ensemble.stage_data import as_images
 from ensemble_tune.ensemble.tiles import Tiles
-from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
-from ensemble_tune.errors import ConfigError, DataError, RunError
-from ensemble_tune.final_folder import ENSEMBLE_FOLDER
-from ensemble_tune.storage import Location, fetched, location, make_folder, named_as
+from ensemble_tune.errors import ConfigError, DataError
+from ensemble_tune.saved_ensemble import load_ensemble
+from ensemble_tune.storage import Location, location, make_folder
 from ensemble_tune.waits import tracked
 
 
@@ -28,11 +26,11 @@ def segment_images(
 ) -> Iterator[Path]:
     """Writes a mask of class indices for every image, at its own size; yields each mask's path.
 
-    ensemble: what `train` wrote to, here or in an object store. images: a folder or one image; sizes may differ, since
-    each is brought to the ensemble's working size and its logits back. Where the data set has tiles, a larger image is
-    seen tile by tile, so that what networks need is bounded, and the answers are blended where tiles overlap. overlays:
-    a picture to look at beside each mask. Raises DataError for images that cannot be read, RunError or ConfigError for
-    an ensemble that cannot, or an `out` of no use.
+    ensemble: a run, or what `train` wrote to, here or in an object store. images: a folder or one image; sizes may
+    differ, since each is brought to the ensemble's working size and its logits back. Where the data set has tiles, a
+    larger image is seen tile by tile, so that what networks need is bounded, and the answers are blended where tiles
+    overlap. overlays: a picture to look at beside each mask. Raises DataError for images that cannot be read, RunError
+    or ConfigError for an ensemble that cannot, or an `out` of no use.
     """
     for place, name in ((images, "images"), (out, "--out")):
         if not isinstance(location(place), Path):
@@ -40,7 +38,7 @@ def segment_images(
                 f"{name} must be on this machine's disk, but got {place}; only the ensemble may be elsewhere"
             )
     images, out = Path(images), Path(out)
-    model = _loaded(location(ensemble))
+    model = load_ensemble(location(ensemble))
     paths = _images(images)
     if out.resolve() == paths[0].parent.resolve():
         raise ConfigError(f"masks would replace the images in {out}, or mix with them; choose another --out")
@@ -64,20 +62,6 @@ def segment_images(
             picture = out / "overlays" / f"{path.stem}.jpg"
             write_overlay(picture, kind.shown(image), labels, model.manifest.classes, None)
         yield target
-
-
-def _loaded(ensemble: Location) -> TrainedEnsemble:
-    """The ensemble in a folder, or in the one inside it. Raises RunError or ConfigError."""
-    inner = ensemble / ENSEMBLE_FOLDER
-    found = inner if (inner / MANIFEST_FILE).exists() else ensemble
-    try:
-        with fetched(found) as folder, named_as(found, folder):
-            return TrainedEnsemble.load(folder)
-    except FileNotFoundError:
-        raise RunError(
-            f"no trained ensemble is in {ensemble}; train one with: ensemble-tune train MANIFEST --data DATA "
-            f"--out {ensemble}"
-        ) from None
 
 
 def _images(images: Path) -> list[Path]:

@@ -44,6 +44,8 @@ class Settings:
     """Proposals, initial weights, the order of frames, augmentation."""
     workers: Workers = field(default_factory=Workers)
     """Where trials run, and each one's share of a machine."""
+    tensorboard: Path | None = None
+    """A local folder for TensorBoard's logs of all trials, one folder a run; None writes none."""
     say: Callable[[str], None] = lambda line: None
     """Called with what a person may want to know, for example to print it."""
     on_trial: Callable[[TrialRecord], None] = lambda record: None
@@ -54,6 +56,8 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", location(self.out))
         object.__setattr__(self, "cache", Path(self.cache))
+        if self.tensorboard is not None:
+            object.__setattr__(self, "tensorboard", Path(self.tensorboard))
 
     def stage_data(self, *, with_val: bool = False) -> StageData:
         """The frames as trials see them; the data set is checked at once. Raises DataError or ConfigError."""

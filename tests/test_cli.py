@@ -217,6 +217,15 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         (SEGMENT, "no trained ensemble is in "),
         ("segment BEST FOLDER --out OUT", "no trained ensemble is in "),
         ("segment NOTHING", "Missing argument"),
+        # convert
+        ("convert NOTHING --to OUT.onnx", "no trained ensemble is in "),
+        ("convert NOTHING --to OUT", "--to must end in .onnx, but got "),
+        ("convert NOTHING --to OUT --format tflite", "Invalid value for '--format': "),
+        ("convert NOTHING", "Missing option '--to'"),
+        # tensorboard
+        ("tensorboard NOTHING --to OUT", "no search is in "),
+        ("tensorboard RUN --to UNDER_FILE", "must be a folder that can be written to"),
+        (f"{SEARCH_BASE} --tensorboard UNDER_FILE", "must be a folder that can be written to"),
         # anything
         ("results RUN --tpo 3", "No such option: --tpo"),
         ("serach base", "No such command 'serach'"),
@@ -430,7 +439,20 @@ def test_without_a_verb_the_help_is_shown(command: Command, words: list[str]) ->
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "run", "search base", "search meta", "results", "export", "train", "segment", "watch"]
+    "verb",
+    [
+        "",
+        "run",
+        "search base",
+        "search meta",
+        "results",
+        "export",
+        "train",
+        "segment",
+        "watch",
+        "convert",
+        "tensorboard",
+    ],
 )
 def test_every_verb_has_help(command: Command, verb: str) -> None:
     ended = command(*verb.split(), "--help")
@@ -455,6 +477,14 @@ def test_segment_prints_how_many_masks_it_wrote(
     ended = command("segment", finished.out / "final", tiles / "val", "--out", tmp_path / "masks", "--overlays")
     assert (ended.status, ended.out) == (0, f"wrote 4 masks to {tmp_path / 'masks'}\n")
     assert len(list((tmp_path / "masks" / "overlays").iterdir())) == 4
+
+
+def test_tensorboard_prints_how_many_trials_it_wrote_and_how_to_look_at_them(
+    command: Command, places_of: dict[str, object], tmp_path: Path
+) -> None:
+    ended = command("tensorboard", places_of["RUN"], "--to", tmp_path / "[logs]")
+    told = f"wrote 7 trials; look at them with: tensorboard --logdir {tmp_path / '[logs]'}\n"
+    assert ended == Ended(0, told, "")
 
 
 def test_a_finished_run_is_summed_up_at_once(command: Command, finished: Finished, tiles: Path, tmp_path: Path) -> None:

@@ -152,9 +152,16 @@ def test_a_folder_that_cannot_be_written_is_refused(ensemble: Path, tmp_path: Pa
             list(segment_images(ensemble, image, out))
 
 
+def test_a_run_is_segmented_with_as_its_final_training_is(finished: Finished, tmp_path: Path) -> None:
+    image = _write(tmp_path / "one.png", 40, 50)
+    (run,) = segment_images(finished.out, image, tmp_path / "run")
+    (final,) = segment_images(finished.out / "final", image, tmp_path / "final")
+    assert np.array_equal(_mask(run), _mask(final))
+
+
 @pytest.mark.parametrize("what", ["run", "nothing", "manifest"])
 def test_what_is_no_trained_ensemble_is_refused(finished: Finished, tmp_path: Path, what: str) -> None:
-    where = {"run": finished.out, "nothing": tmp_path / "nothing", "manifest": finished.out / "best.toml"}[what]
+    where = {"run": finished.folder, "nothing": tmp_path / "nothing", "manifest": finished.out / "best.toml"}[what]
     with pytest.raises(RunError, match=r"no trained ensemble is in .*: ensemble\.toml is missing; train one with"):
         list(segment_images(where, _write(tmp_path / "a.png", 40, 50), tmp_path / "masks"))
 

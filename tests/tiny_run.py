@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -80,7 +80,7 @@ def run_tiny(data: Path, folder: Path) -> None:
     """Both searches, export and final training of `folder`/run, or what is left of them."""
     base, meta = write_spaces(folder / "spaces")
     run_all(
-        settings(data, folder / "run", folder / "cache"),
+        replace(settings(data, folder / "run", folder / "cache"), tensorboard=folder / "tensorboard"),
         base_space=base,
         base_trials=BASE_TRIALS,
         base_epochs=BASE_EPOCHS,
@@ -96,7 +96,19 @@ def run_command(data: Path, folder: Path) -> list[str]:
     """What `run_tiny` does, as a person types it."""
     base, meta = write_spaces(folder / "spaces")
     command = [sys.executable, "-m", "ensemble_tune", "run", "--data", data, "--out", folder / "run"]
-    command += ["--cache", folder / "cache", "--folds", FOLDS, "--size", SIZE, "--scheduler", "none", "--cpu"]
+    command += [
+        "--tensorboard",
+        folder / "tensorboard",
+        "--cache",
+        folder / "cache",
+        "--folds",
+        FOLDS,
+        "--size",
+        SIZE,
+        "--scheduler",
+        "none",
+        "--cpu",
+    ]
     command += ["--base-space", base, "--base-trials", BASE_TRIALS, "--base-epochs", BASE_EPOCHS]
     command += ["--meta-space", meta, "--meta-trials", META_TRIALS, "--meta-epochs", META_EPOCHS]
     return [str(part) for part in command]
@@ -107,7 +119,7 @@ class Finished:
     """A run that was interrupted in every stage, and then finished."""
 
     folder: Path
-    """Holds run/, cache/ and spaces/."""
+    """Holds run/, cache/, spaces/ and tensorboard/."""
     status: int
     """How the interrupted command ended."""
     told: str

@@ -23,7 +23,7 @@ from ensemble_tune.errors import ConfigError, suggest
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_STRIDE = 32
+STRIDE = 32
 """Every encoder of smp works on sides that are multiples of this."""
 
 
@@ -44,6 +44,10 @@ class Normalise(nn.Module):
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
         return (pixels - cast(Tensor, self.mean)) * cast(Tensor, self.scale)
 
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """What is subtracted from each channel, and what that is divided by; in the units of the pixels."""
+        return cast(Tensor, self.mean).flatten().tolist(), (1 / cast(Tensor, self.scale)).flatten().tolist()
+
 
 class BaseModel(nn.Module):
     """A segmentation network that takes frames as they are stored.
@@ -61,7 +65,7 @@ class BaseModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Pixels (B, K, h, w), such as uint8 RGB, of any size, to logits (B, C, h, w), float32."""
         height, width = images.shape[-2:]
-        pixels = F.pad(self.normalise(images), (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+        pixels = F.pad(self.normalise(images), (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         with autocast(self.precision, images.device):
             logits = cast(Tensor, self.network(pixels))
         return logits[..., :height, :width].float()
@@ -113,7 +117,7 @@ def check_base_model(config: BaseConfig, images: ImageSpec = RGB) -> None:
     _check_names(config)
     try:
         network = _without_memory(config, images.channels)
-        height, width = (side + -side % _STRIDE for side in config.size)
+        height, width = (side + -side % STRIDE for side in config.size)
         network.train()(torch.empty(config.batch_size, images.channels, height, width, device="meta"))
     except Exception as error:  # smp and timm raise whatever comes to hand; each means "not this combination"
         raise ConfigError(_reason(config, images.channels, error)) from error

@@ -102,6 +102,9 @@ class PooledBranch(ASPPPooling):  # type: ignore[misc]
         return cast(Tensor, super().forward(features)).contiguous(memory_format=torch.channels_last)
 
 
+_FASTER = (DilatedConv2d, StridedDepthwiseConv2d, GlobalAveragePool2d, PooledBranch)
+
+
 def speed_up(network: nn.Module) -> None:
     """Turns the layers of `network` that have a faster form here into it, in place."""
     for module in network.modules():
@@ -111,13 +114,10 @@ def speed_up(network: nn.Module) -> None:
 
 
 def undo_speed_up(network: nn.Module) -> None:
-    """Turns those layers back, in place: what they hold at once is then what a GPU holds."""
+    """Gives every layer its own class back, in place: what an exporter knows, and what a GPU holds at once."""
     for module in network.modules():
         if type(module) in _FASTER:
             module.__class__ = type(module).__base__  # type: ignore[assignment]
-
-
-_FASTER = (DilatedConv2d, StridedDepthwiseConv2d, GlobalAveragePool2d, PooledBranch)
 
 
 def _faster(module: nn.Module) -> type[nn.Module] | None:

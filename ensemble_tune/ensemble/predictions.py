@@ -51,11 +51,12 @@ def quantise(probabilities: Tensor) -> Tensor:
 
     Raises PredictionsError for values that are no probabilities.
     """
-    low, high = (float(value) for value in torch.aminmax(probabilities))
-    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
-        raise PredictionsError(
-            f"probabilities must be within 0 and 1, but range from {low:g} to {high:g}; apply softmax once"
-        )
+    if not torch.compiler.is_compiling():  # an exported graph cannot raise
+        low, high = (float(value) for value in torch.aminmax(probabilities))
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            raise PredictionsError(
+                f"probabilities must be within 0 and 1, but range from {low:g} to {high:g}; apply softmax once"
+            )
     return (probabilities.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -11,6 +11,7 @@ from ensemble_tune.ensemble.layers import (
     PooledBranch,
     StridedDepthwiseConv2d,
     speed_up,
+    undo_speed_up,
 )
 
 
@@ -140,3 +141,12 @@ def test_pools_to_more_than_one_pixel_are_left_alone() -> None:
     pool = nn.AdaptiveAvgPool2d(2)
     speed_up(pool)
     assert type(pool) is nn.AdaptiveAvgPool2d
+
+
+def test_every_layer_gets_its_own_class_back() -> None:
+    network = smp.create_model("deeplabv3", "mobilenet_v2", encoder_weights=None, classes=3)
+    kinds = [type(module) for module in network.modules()]
+    speed_up(network)
+    assert [type(module) for module in network.modules()] != kinds
+    undo_speed_up(network)
+    assert [type(module) for module in network.modules()] == kinds
