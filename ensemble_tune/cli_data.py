@@ -41,7 +41,7 @@ def check(
     from ensemble_tune.ensemble.contact_sheet import write_contact_sheet
     from ensemble_tune.ensemble.data_check import check_data
     from ensemble_tune.ensemble.dataset import data_folder
-    from ensemble_tune.settings import default_cache
+    from ensemble_tune.ensemble.disk_cache import default_cache
     from ensemble_tune.storage import named_as
 
     place, root = data_folder(data, cache or default_cache())
