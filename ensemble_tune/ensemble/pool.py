@@ -102,7 +102,8 @@ def draw(groups: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[
         taken = taken or [min(left, key=lambda group: len(rows[group]))]
         left = [group for group in left if group not in taken]
         drawn[split] = sorted(row for group in taken for row in rows[group])
-    return {"train": sorted(row for group in left for row in rows[group]), **drawn}
+    drawn["train"] = sorted(row for group in left for row in rows[group])
+    return {split: drawn[split] for split in SPLITS if split in drawn}
 
 
 def _lists(given: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, str]:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import cv2
@@ -8,10 +9,12 @@ from tiny_frames import write_frame, write_sequences
 from ensemble_tune.ensemble.contact_sheet import write_contact_sheet
 from ensemble_tune.ensemble.data_check import DataCheck, check_data
 from ensemble_tune.ensemble.dataset import open_dataset
-from ensemble_tune.ensemble.dataset_spec import CAMVID_CLASSES
+from ensemble_tune.ensemble.dataset_spec import CAMVID_CLASSES, DatasetSpec
 from ensemble_tune.ensemble.overlay import palette
 from ensemble_tune.ensemble.synthetic import write_street_scenes
 from ensemble_tune.errors import DataError
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "camvid-kaggle"
 
 
 @pytest.fixture
@@ -142,3 +145,25 @@ def test_a_frame_that_breaks_a_rule_is_not_drawn(root: Path, tmp_path: Path) -> 
     assert [len(own.sound) for own in found.splits.values()] == [0, 0, 3]
     write_contact_sheet(tmp_path / "sheet.png", found)
     assert cv2.imread(str(tmp_path / "sheet.png")).shape[0] < 2 * 200 + 14 * 22
+
+
+def test_the_copy_of_camvid_in_colour_is_read_by_the_file_that_comes_with_it(tmp_path: Path) -> None:
+    write_street_scenes(tmp_path / "labels", 0, sequences=(1, 1, 1), frames=2, size=(30, 40))
+    root = tmp_path / "kaggle"
+    root.mkdir()
+    (root / "dataset.toml").write_text((EXAMPLE / "dataset.toml").read_text())
+    palette_of = DatasetSpec.load(root).palette
+    assert palette_of is not None
+    colours = np.zeros((12, 3), np.uint8)
+    for label, own in enumerate(palette_of.colours.values()):
+        colours[label] = [int(own[-1][start : start + 2], 16) for start in (5, 3, 1)]
+    for split in ("train", "val", "test"):
+        shutil.copytree(tmp_path / "labels" / split, root / split)
+        (root / f"{split}_labels").mkdir()
+        for path in (tmp_path / "labels" / f"{split}annot").iterdir():
+            mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(root / f"{split}_labels" / f"{path.stem}_L.png"), colours[mask])
+    coloured, plain = check_data(root), check_data(tmp_path / "labels")
+    assert coloured.faults == () and coloured.spec.classes == plain.spec.classes
+    for split, own in coloured.splits.items():
+        assert np.array_equal(own.pixels, plain.splits[split].pixels) and own.pixels[255] > 0

@@ -9,19 +9,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiles import CLASSES
+from trial_contract import live
 
 from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.blend import tiled_labels
-from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.dataset import open_dataset
 from ensemble_tune.ensemble.disk_cache import DiskCache
+from ensemble_tune.ensemble.ensemble_trial import EnsembleTrial
 from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import load_frames
 from ensemble_tune.ensemble.labels import IGNORED
+from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.tiles import Tiles, starts
+from ensemble_tune.ensemble.trained_ensemble import assemble
 from ensemble_tune.errors import ConfigError, DataError
+from ensemble_tune.segment import segment_images
 
 SIZES = ((96, 80), (70, 130), (40, 40), (64, 64))
 """Of the images; a tile is 48x48."""
@@ -202,7 +207,7 @@ def test_the_cache_is_large_enough_for_what_is_said_to_be_needed(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_tiles_are_trained_on_and_scored(large: Path, tmp_path: Path) -> None:
+def test_tiles_are_trained_on_measured_and_segmented(large: Path, tmp_path: Path) -> None:
     data = StageData(data=str(large), cache=tmp_path / "cache")
     params = {
         "encoder": "tu-test_efficientnet",
@@ -210,6 +215,25 @@ def test_tiles_are_trained_on_and_scored(large: Path, tmp_path: Path) -> None:
         "size": "48x48",
         "epochs": 1,
         "batch_size": 4,
+        "precision": "float32",
     }
-    (result,) = BaseTrial(data=data)({**params, "fold": 2}, None)
-    assert 0 <= result.scores["miou"] <= 1
+    (held_out,) = BaseTrial(data=data)({**params, "fold": 2}, None)
+    assert 0 <= held_out.scores["miou"] <= 1
+    live(BaseTrial(data=data), params, tmp_path / "saved")
+    manifest = EnsembleManifest(
+        bases=(BaseConfig.from_params(params),),
+        fusion=MetaConfig(kind="mean", size=(48, 48)),
+        classes=CLASSES,
+        tiles=data.dataset().spec.tiles,
+    )
+    assemble(tmp_path / "ensemble", manifest, [[tmp_path / "saved" / "1"]], None)
+    trial = EnsembleTrial(data=data, ensemble=tmp_path / "ensemble", pictures=tmp_path / "out", split="val")
+    (measured,) = trial({}, None)
+    assert 0 <= measured.scores["miou"] <= 1
+    frames = data.frames("val", (48, 48))
+    for row, name in enumerate(frames.names):
+        mask = cv2.imread(str(tmp_path / "out" / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == frames.truth(row).shape == (48, 48)
+        assert (tmp_path / "out" / "overlays" / f"{name}.jpg").exists()
+    masks = list(segment_images(tmp_path / "ensemble", large / "val", tmp_path / "masks"))
+    assert [cv2.imread(str(mask), cv2.IMREAD_UNCHANGED).shape for mask in masks] == [SIZES[0], SIZES[1]]
