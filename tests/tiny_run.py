@@ -96,19 +96,8 @@ def run_command(data: Path, folder: Path) -> list[str]:
     """What `run_tiny` does, as a person types it."""
     base, meta = write_spaces(folder / "spaces")
     command = [sys.executable, "-m", "ensemble_tune", "run", "--data", data, "--out", folder / "run"]
-    command += [
-        "--tensorboard",
-        folder / "tensorboard",
-        "--cache",
-        folder / "cache",
-        "--folds",
-        FOLDS,
-        "--size",
-        SIZE,
-        "--scheduler",
-        "none",
-        "--cpu",
-    ]
+    command += ["--cache", folder / "cache", "--folds", FOLDS, "--size", SIZE, "--scheduler", "none", "--cpu"]
+    command += ["--tensorboard", folder / "tensorboard"]
     command += ["--base-space", base, "--base-trials", BASE_TRIALS, "--base-epochs", BASE_EPOCHS]
     command += ["--meta-space", meta, "--meta-trials", META_TRIALS, "--meta-epochs", META_EPOCHS]
     return [str(part) for part in command]
