@@ -104,8 +104,12 @@ class BaseTrial:
 
     def gpu_bytes(self, params: Params, /) -> int:
         """Bytes of a card's memory that training and predicting take."""
-        classes = len(self.data.dataset().spec.classes)
-        return gpu_bytes(base_training_bytes(_config(params), classes, scored=_SCORED_TOGETHER, on_gpu=True))
+        spec = self.data.dataset().spec
+        return gpu_bytes(
+            base_training_bytes(
+                _config(params), len(spec.classes), scored=_SCORED_TOGETHER, on_gpu=True, images=spec.images
+            )
+        )
 
     def _predict(self, model: nn.Module, config: BaseConfig, fold: int, device: torch.device) -> None:
         """Saves what is asked for and not there yet; un-augmented frames, one softmax."""

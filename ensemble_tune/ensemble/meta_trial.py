@@ -154,9 +154,17 @@ class MetaTrial:
 
     def gpu_bytes(self, params: Params, /) -> int:
         """Bytes of a card's memory that fitting and scoring take."""
-        classes, members = len(self.data.dataset().spec.classes), len(_fused(params))
-        counted = fusion_training_bytes(_config(params), members, classes, scored=_SCORED_TOGETHER, on_gpu=True)
-        return gpu_bytes(counted)
+        spec, members = self.data.dataset().spec, len(_fused(params))
+        return gpu_bytes(
+            fusion_training_bytes(
+                _config(params),
+                members,
+                len(spec.classes),
+                scored=_SCORED_TOGETHER,
+                on_gpu=True,
+                images=spec.images,
+            )
+        )
 
     def _member_costs(self, fused: Sequence[str], flip: bool, models: int) -> list[Mapping[str, float]]:
         """The costs of every model that runs before the fusion."""

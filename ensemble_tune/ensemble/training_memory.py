@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ensemble_tune.ensemble.base_model import build_base_model
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.fusion import build_fusion
+from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.layers import undo_speed_up
 from ensemble_tune.ensemble.losses import SegmentationLoss
 from ensemble_tune.ensemble.memory import Held
@@ -32,35 +33,45 @@ Config = TypeVar("Config", BaseConfig, MetaConfig)
 Shape = Sequence[int]
 
 
-def base_training_bytes(config: BaseConfig, classes: int, *, scored: int, on_gpu: bool) -> int:
+def base_training_bytes(config: BaseConfig, classes: int, *, scored: int, on_gpu: bool, images: ImageSpec = RGB) -> int:
     """The most bytes that the tensors of a base model's training hold at once; takes a second or two, then is known.
 
-    scored: frames a forward pass between epochs. on_gpu: counts what a GPU would hold, else this processor.
+    scored: frames a forward pass between epochs. on_gpu: counts what a GPU would hold, else this processor. images:
+    what the model sees.
     """
-    return _base_training_bytes(_sized(config, on_gpu), classes, scored, on_gpu)
+    return _base_training_bytes(_sized(config, on_gpu), classes, scored, on_gpu, images)
 
 
-def fusion_training_bytes(config: MetaConfig, members: int, classes: int, *, scored: int, on_gpu: bool) -> int:
+def fusion_training_bytes(
+    config: MetaConfig, members: int, classes: int, *, scored: int, on_gpu: bool, images: ImageSpec = RGB
+) -> int:
     """The same of a fusion of so many members."""
-    return _fusion_training_bytes(_sized(config, on_gpu), members, classes, scored, on_gpu)
+    return _fusion_training_bytes(_sized(config, on_gpu), members, classes, scored, on_gpu, images)
 
 
 @lru_cache(maxsize=1024)
-def _base_training_bytes(config: BaseConfig, classes: int, scored: int, on_gpu: bool) -> int:
+def _base_training_bytes(config: BaseConfig, classes: int, scored: int, on_gpu: bool, images: ImageSpec) -> int:
     def build() -> nn.Module:
-        model = build_base_model(config, classes, pretrained=False)
+        model = build_base_model(config, classes, images=images, pretrained=False)
         if on_gpu:
             undo_speed_up(model)
         return model
 
-    return _most_held(build, config, [(3, *config.size)], classes, config.jaccard_weight, scored, trained=True)
+    inputs = [(images.channels, *config.size)]
+    return _most_held(build, config, inputs, classes, config.jaccard_weight, scored, trained=True)
 
 
 @lru_cache(maxsize=1024)
-def _fusion_training_bytes(config: MetaConfig, members: int, classes: int, scored: int, on_gpu: bool) -> int:
-    inputs = [(members, classes, *config.size), *([(3, *config.size)] if config.use_image else [])]
+def _fusion_training_bytes(
+    config: MetaConfig, members: int, classes: int, scored: int, on_gpu: bool, images: ImageSpec
+) -> int:
+    inputs = [(members, classes, *config.size), *([(images.channels, *config.size)] if config.use_image else [])]
     trained = config.kind not in ("mean", "greedy")
-    return _most_held(lambda: build_fusion(config, members, classes), config, inputs, classes, 0.0, scored, trained)
+
+    def build() -> nn.Module:
+        return build_fusion(config, members, classes, images)
+
+    return _most_held(build, config, inputs, classes, 0.0, scored, trained)
 
 
 def _sized(config: Config, on_gpu: bool) -> Config:
@@ -99,7 +110,7 @@ def _most_held(
     scored: int,
     trained: bool,
 ) -> int:
-    """inputs: the shape of each of the model's arguments without the batch; all are uint8."""
+    """inputs: the shape of each of the model's arguments without the batch; all count as uint8."""
     shadows, held, device = FakeTensorMode(), Held(), torch.device("cpu")
     real = TrainingState(build(), config, _STEPS, device)
     with FakeCopyMode(shadows):

@@ -10,12 +10,15 @@ import cv2
 import numpy as np
 
 from ensemble_tune.ensemble.bootstrap import ious, mean_of_numbers
-from ensemble_tune.ensemble.dataset import Dataset, Frame, open_dataset
+from ensemble_tune.ensemble.dataset import Dataset, open_dataset
 from ensemble_tune.ensemble.disk_cache import default_cache
 from ensemble_tune.ensemble.evidence import ENSEMBLE
-from ensemble_tune.ensemble.image_file import Pixels, read_image, read_mask
+from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.ensemble.labels import IGNORED
+from ensemble_tune.ensemble.mask import read_labels
 from ensemble_tune.ensemble.overlay import palette, tinted
+from ensemble_tune.ensemble.pieces import pieces_of
+from ensemble_tune.ensemble.pixels import read_pixels
 from ensemble_tune.errors import EnsembleTuneError
 from ensemble_tune.final_folder import FinalFolder
 from ensemble_tune.object_path import ObjectPath
@@ -94,8 +97,10 @@ def pictures(final: FinalFolder | None, data: str | None = None, cache: Path | N
 
 def _picture(final: FinalFolder, dataset: Dataset, name: str, score: float) -> Picture:
     """Raises EnsembleTuneError or OSError where a file is not there or broken."""
-    frame = next(frame for frame in dataset.splits[final.split or "test"] if frame.name == name)
-    image, truth, prediction = read_image(frame.image), _truth(dataset, frame), final.mask(name)
+    piece = next(piece for piece in pieces_of(dataset, final.split or "test") if piece.name == name)
+    kind, prediction = dataset.spec.images, final.mask(name)
+    image = kind.shown(piece.of(read_pixels(kind, piece.frame.image)))
+    truth = piece.of(read_labels(dataset.spec, piece.frame.mask))
     colours = palette(dataset.spec.classes)
     labelled = truth != IGNORED
     wrong = float((truth != prediction)[labelled].mean()) if labelled.any() else 0.0
@@ -110,12 +115,6 @@ def _picture(final: FinalFolder, dataset: Dataset, name: str, score: float) -> P
         width=size[0],
         height=size[1],
     )
-
-
-def _truth(dataset: Dataset, frame: Frame) -> Pixels:
-    """(H, W) class indices, or IGNORED."""
-    mask = read_mask(frame.mask)
-    return mask if dataset.spec.ignored is None else np.where(mask == dataset.spec.ignored, IGNORED, mask)
 
 
 def _uri(image: Pixels) -> tuple[str, tuple[int, int]]:
