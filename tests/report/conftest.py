@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from searched_run import searched_run
 
@@ -10,9 +8,3 @@ from ensemble_tune.report.run_view import RunView
 def searched(tmp_path_factory: pytest.TempPathFactory) -> RunView:
     """A larger run, written by hand."""
     return RunView.of(searched_run(tmp_path_factory.mktemp("searched") / "run"))
-
-
-@pytest.fixture(scope="session")
-def searched_place(searched: RunView) -> Path:
-    assert isinstance(searched.place, Path)
-    return searched.place
