@@ -21,7 +21,7 @@ WHAT_A_REPORT_READS = {
         *("comparison", "final_folder", "fused", "results", "storage", "object_path", "errors"),
         *(f"tune.{noun}" for noun in ("aim", "ledger", "pareto", "record", "session")),
         *(f"ensemble.{noun}" for noun in ("bootstrap", "dataset", "disk_cache", "evidence", "image_file", "labels")),
-        *(f"ensemble.{noun}" for noun in ("manifest", "overlay", "score_names")),
+        *(f"ensemble.{noun}" for noun in ("manifest", "mask", "overlay", "pieces", "pixels", "score_names")),
     )
 }
 

@@ -61,7 +61,7 @@ def test_all_of_it_is_json() -> None:
     odd = trial(7, Status.FINISHED, scores={"miou": 0.5, "iou.pole": math.nan}, score=0.5, best_epoch=1, epochs=1)
     found = json.loads(json.dumps(snapshot(*STAGE, odd).to_json(), allow_nan=False))
     assert found["trials"] == {
-        "in_all": 8, "running": 3, "paused": 1, "finished": 2, "stopped": 1, "failed": 1, "lost": 0
+        "in_all": 8, "running": 3, "paused": 1, "finished": 2, "stopped": 1, "failed": 1, "out_of_memory": 0, "lost": 0
     }  # fmt: skip
     assert found["best"]["trial"] == "base-0007" and found["best"]["scores"] == {"miou": 0.5, "iou.pole": None}
     assert [each["trial"] for each in found["live"]] == ["base-0004", "base-0005", "base-0006"]

@@ -73,7 +73,7 @@ def test_each_thing_is_told_once_from_the_first_stage_to_the_end(tmp_path: Path)
         lambda: write(tmp_path, RUNS, STAGE[0]),
         lambda: None,
         lambda: write(tmp_path, RUNS, trained(4, Status.RUNNING, 3, 0.2), STAGE[1]),
-        lambda: write(tmp_path, replace(RUNS, ended=NOW, reason="done")),
+        lambda: write(tmp_path, replace(RUNS, ended=datetime.now(UTC), reason="done")),
         lambda: None,
         lambda: write(tmp_path, fusions),
         lambda: write(tmp_path / "final", final),
@@ -130,7 +130,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_a_run_that_is_over_is_shown_and_that_is_all(watch: Command, tmp_path: Path) -> None:
-    write(tmp_path, ENDED, *STAGE[:3])
+    late = datetime.now(UTC) - NOW  # the tests before this one took that long
+    write(tmp_path, replace(ENDED, started=ENDED.started + late, ended=NOW + late - timedelta(minutes=5)), *STAGE[:3])
     status, out, err = watch(tmp_path)
     assert status == 0 and "3 of 8" in out and "5 min; ended 5 min" in out and "all trials have ended" in out
     assert err == f"base ended: all trials have ended; see: ensemble-tune results {tmp_path}\n"

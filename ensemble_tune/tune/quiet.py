@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray._private.worker
-from ray.tune.progress_reporter import TrialProgressCallback
 
 log = logging.getLogger(__name__)
 
@@ -25,22 +24,6 @@ _WARNINGS = {
     r"ray\.": "deprecations inside Ray: only its authors can mend them",
     r"ensemble_tune\.tune\.ray_runner": "the same, which Ray says are of who called it",
 }
-
-
-class Silence(TrialProgressCallback):
-    """Takes the place of what prints a trial's end on standard output, verbose or not."""
-
-    def __init__(self) -> None:
-        """Keeps nothing."""
-
-    def on_trial_result(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
-
-    def on_trial_error(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
-
-    def on_trial_complete(self, *args: Any, **info: Any) -> None:
-        """Nothing is printed."""
 
 
 def hush_ray() -> None:

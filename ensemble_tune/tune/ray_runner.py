@@ -11,16 +11,18 @@ import os
 import tempfile
 import threading
 from dataclasses import replace
+from typing import Any
 
 import ray
 from ray.tune import run as run_tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from ensemble_tune.trial import Params, SizedTrial, Trial
 from ensemble_tune.tune.conductor import Conductor
 from ensemble_tune.tune.interrupts import interruptible
 from ensemble_tune.tune.machines import Machines, devices
 from ensemble_tune.tune.packing import Bookings
-from ensemble_tune.tune.quiet import Silence, hush_tune
+from ensemble_tune.tune.quiet import hush_tune
 from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.resources import GIB, Requirements, Resources
 from ensemble_tune.tune.stage import Stage
@@ -143,3 +145,19 @@ class RayRunner:
                 )
         except BaseException as error:  # raised again by `run`, in the thread that asked
             self._end.reason = self._end.reason or error
+
+
+class Silence(TrialProgressCallback):
+    """Takes the place of what prints a trial's end on standard output, verbose or not."""
+
+    def __init__(self) -> None:
+        """Keeps nothing."""
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_error(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""
+
+    def on_trial_complete(self, *args: Any, **info: Any) -> None:
+        """Nothing is printed."""

@@ -72,10 +72,7 @@ class Proposals(SearchAlgorithm):
         """The machines that stay; what fits on them is counted anew. Raises ConfigError."""
         machines = self._machines.up(self.leaving.ids)
         nodes = [machine.resources for machine in machines]
-        if self._grown is None:
-            self.places = self._share.slots(nodes)
-        else:
-            self.places = max(self._grown, self._share.slots(nodes, at_least=0))
+        self.places = max(self._grown or 0, self._share.slots(nodes, at_least=0 if self._grown else 1))
         return machines
 
     def begin(self, stage: Stage) -> None:

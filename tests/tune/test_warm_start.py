@@ -69,7 +69,7 @@ def test_no_trial_of_another_run_has_a_number_of_this_one(tmp_path: Path) -> Non
 def test_only_trials_that_ended_teach(tmp_path: Path) -> None:
     out = write(tmp_path, *[(DEEP, status, SCORES) for status in Status])
     statuses = {record.status for record, _ in read(out).trials}
-    assert statuses == {Status.FINISHED, Status.STOPPED, Status.FAILED}
+    assert statuses == {Status.FINISHED, Status.STOPPED, Status.FAILED, Status.OUT_OF_MEMORY}
 
 
 def test_unknown_parameters_are_dropped_and_named(tmp_path: Path) -> None:
