@@ -6,6 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 from ensemble_tune.ensemble.base_model import build_base_model
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.fusion import build_fusion
+from ensemble_tune.ensemble.image_spec import ImageSpec
 from ensemble_tune.ensemble.losses import SegmentationLoss
 from ensemble_tune.ensemble.training import Batch, train_epochs
 from ensemble_tune.ensemble.training_memory import base_training_bytes, fusion_training_bytes
@@ -100,9 +101,9 @@ def test_a_gpu_holds_none_of_the_copies_that_are_faster_on_a_processor() -> None
 def test_what_changes_no_size_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[BaseConfig] = []
 
-    def build(config: BaseConfig, classes: int, *, pretrained: bool) -> nn.Module:
+    def build(config: BaseConfig, classes: int, *, images: ImageSpec, pretrained: bool) -> nn.Module:
         built.append(config)
-        return build_base_model(config, classes, pretrained=pretrained)
+        return build_base_model(config, classes, images=images, pretrained=pretrained)
 
     monkeypatch.setattr("ensemble_tune.ensemble.training_memory.build_base_model", build)
     counted = {
