@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemble_tune.cli_output import err_console, out_console
+from ensemble_tune.cli_output import choose_reporter, err_console, out_console
 from ensemble_tune.errors import DataError
 
 if TYPE_CHECKING:
     from ensemble_tune.ensemble.data_check import DataCheck, SplitCheck
-    from ensemble_tune.ensemble.frame_check import FrameCheck
 
 data_app = typer.Typer(help="Data sets: see what one holds, and all that is wrong with it.", no_args_is_help=True)
 _SEQUENCES_SHOWN = 4
@@ -44,9 +42,10 @@ def check(
     from ensemble_tune.ensemble.disk_cache import default_cache
     from ensemble_tune.storage import named_as
 
+    choose_reporter(None)
     place, root = data_folder(data, cache or default_cache())
     with named_as(place, root):
-        found = check_data(root, _followed)
+        found = check_data(root)
     _print_found(found)
     for note in found.notes:
         out_console.print(f"note: {note}", soft_wrap=True)
@@ -61,20 +60,6 @@ def check(
         count = len(found.faults)
         raise DataError(f"{data} breaks {count} {'rule' if count == 1 else 'rules'}; mend it, then check it again")
     out_console.print(f"{data} keeps to every rule", soft_wrap=True)
-
-
-def _followed(checks: Iterable[FrameCheck], total: int) -> Iterable[FrameCheck]:
-    """Shows how far the check is, where someone looks."""
-    from rich.progress import track
-
-    return track(
-        checks,
-        "looking into every file",
-        total,
-        console=err_console,
-        transient=True,
-        disable=not err_console.is_terminal,
-    )
 
 
 def _print_found(found: DataCheck) -> None:

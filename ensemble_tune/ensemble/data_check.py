@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from ensemble_tune.ensemble.frame_check import FrameCheck, check_frames, faults_
 from ensemble_tune.ensemble.frame_files import Frame, find_frames
 from ensemble_tune.ensemble.labels import IGNORED
 from ensemble_tune.errors import DataError
+from ensemble_tune.waits import tracked
 
 _SHOWN = 5
-Follow = Callable[[Iterable[FrameCheck], int], Iterable[FrameCheck]]
-"""Hands on what it gets, of which there will be so many, and may tell how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class DataCheck:
     """What is allowed, but worth knowing."""
 
 
-def check_data(root: Path, follow: Follow = lambda checks, total: checks) -> DataCheck:
+def check_data(root: Path) -> DataCheck:
     """Looks into every file of a local folder; goes on where something is wrong.
 
     Raises DataError where dataset.toml cannot be understood: then nothing is known of the files' meaning.
@@ -90,7 +89,7 @@ def check_data(root: Path, follow: Follow = lambda checks, total: checks) -> Dat
         except DataError as error:
             faults.append(Fault(str(error)))
     everyone = [frame for frames in found.values() for frame in frames]
-    checks = iter(list(follow(check_frames(spec, everyone), len(everyone))))
+    checks = iter(list(tracked(check_frames(spec, everyone), "checking the data set", len(everyone))))
     splits = {split: SplitCheck(frames, tuple(next(checks) for _ in frames)) for split, frames in found.items()}
     faults += unmeasured(spec, _figures(splits))
     faults += faults_in([check for split in splits.values() for check in split.checks])
