@@ -25,8 +25,9 @@ class StageDefaults:
 
 
 BASE = StageDefaults(sampler="random", scheduler="asha-promote", factor=2, patient=True)
-"""While its learning rate is high, a base model's scores rank it little better than chance: of 24 recorded trainings
-the rank correlation with the end is 0.3 to 0.5 in the first third, 0.65 and more from 0.4 on (`own_curves.py`)."""
+"""On one cycle, while the learning rate is high, a base model's scores rank it little better than chance: of 24
+recorded trainings the rank correlation with the end is 0.3 to 0.5 in the first third, 0.65 and more from 0.4 on
+(`own_curves.py`). At a constant rate it was not measured yet."""
 META = StageDefaults(sampler="tpe", scheduler="none")
 """Fusions are small, and all are trained."""
 
