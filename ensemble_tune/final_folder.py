@@ -16,6 +16,7 @@ from ensemble_tune.errors import RunError
 from ensemble_tune.storage import Location, names_in, retried
 
 FINAL, ENSEMBLE_FOLDER, METRICS, MASKS = "final", "ensemble", "metrics.json", "masks"
+"""Where `run` trains what it found, and what is in there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,12 +24,13 @@ _TITLES = {
     "compare": "Comparison of fusions",
     "final": "Final training",
 }
-_WORDS = {Status.FINISHED: "done"}
+_WORDS = {Status.FINISHED: "done", Status.OUT_OF_MEMORY: "out of memory"}
 _COLOURS = {
     Status.RUNNING: "cyan",
     Status.FINISHED: "green",
     Status.STOPPED: "yellow",
     Status.FAILED: "red",
+    Status.OUT_OF_MEMORY: "red",
     Status.LOST: "red",
 }
 _SEEN_AFTER = 0.5
@@ -145,7 +146,8 @@ def _trials(snapshot: Snapshot, width: int) -> RenderableType:
 
 
 def _present(snapshot: Snapshot) -> list[Status]:
-    order = (Status.RUNNING, Status.FINISHED, Status.STOPPED, Status.PAUSED, Status.FAILED, Status.LOST)
+    # In the order of a trial's life, but those that may go on behind those that are done.
+    order = sorted(Status, key=lambda status: (status.went_wrong, status is Status.PAUSED))
     return [status for status in order if _count(snapshot, status)]
 
 

@@ -10,6 +10,7 @@ from ensemble_tune.ensemble.config import format_size, parse_size
 from ensemble_tune.ensemble.manifest import Deploy, EnsembleManifest, Stacking
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.export import export_best
+from ensemble_tune.final_folder import FINAL
 from ensemble_tune.final_training import FinalResult, train
 from ensemble_tune.meta_search import checked_space, members_to_be, search_meta, slots
 from ensemble_tune.settings import Settings
@@ -106,7 +107,7 @@ def run_all(
             timetable=timetable,
         )
         manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
-        final = train(manifest, replace(settings, out=settings.out / "final"), with_val=with_val, run=settings.out)
+        final = train(manifest, replace(settings, out=settings.out / FINAL), with_val=with_val, run=settings.out)
     return RunResult(manifest=manifest, final=final)
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from ensemble_tune.ensemble.manifest import MANIFEST_FILE
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import RunError
-from ensemble_tune.final_folder import ENSEMBLE_FOLDER
+from ensemble_tune.final_folder import ENSEMBLE_FOLDER, FINAL
 from ensemble_tune.storage import Location, fetched, named_as
-
-_FINAL = "final"
-"""Where `run` trains what it found."""
 
 
 def load_ensemble(place: Location) -> TrainedEnsemble:
     """The ensemble of a run, of a final training, or in its own folder, ready on the CPU. Raises RunError or
     ConfigError."""
-    inside = (place / ENSEMBLE_FOLDER, place / _FINAL / ENSEMBLE_FOLDER)
+    inside = (place / ENSEMBLE_FOLDER, place / FINAL / ENSEMBLE_FOLDER)
     found = next((folder for folder in inside if (folder / MANIFEST_FILE).exists()), place)
     try:
         with fetched(found) as folder, named_as(found, folder):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ensemble_tune.errors import EnsembleTuneError, RunError
+from ensemble_tune.final_folder import FINAL
 from ensemble_tune.settings import Settings
 from ensemble_tune.storage import Location, location, make_folder
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -54,7 +55,7 @@ def write_logs(out: str | Location, folder: str | Path) -> int:
     Raises RunError where there is no run, ConfigError where the folder cannot be written to.
     """
     out, folder = location(out), Path(folder)
-    there = [each for each in (out, out / "final") if Ledger.exists(each / LEDGER)]
+    there = [each for each in (out, out / FINAL) if Ledger.exists(each / LEDGER)]
     if not there:
         raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
     make_folder(folder)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ensemble_tune.final_folder import FINAL
 from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord
@@ -119,7 +120,7 @@ def _held(seconds: Sequence[float], budget: float, folds: int, slots: int) -> in
 def used_by_stage(out: Location) -> Counter[str]:
     """The hours that each stage of a run folder has taken so far."""
     used: Counter[str] = Counter()
-    for folder in (out / LEDGER, out / "final" / LEDGER):
+    for folder in (out / LEDGER, out / FINAL / LEDGER):
         for session in Ledger(folder).sessions() if Ledger.exists(folder) else ():
             used[session.stage] += (session.updated - session.started).total_seconds() / 3600  # type: ignore[assignment]
     return used

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ensemble_tune.final_folder import FINAL
 from ensemble_tune.snapshot import Follower, Snapshot
 from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -15,8 +16,6 @@ from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.tune.session import SessionRecord, usage_of
 from ensemble_tune.tune.watcher import Watcher
 
-_FINAL = "final"
-"""Where `run` keeps the final training, with a ledger of its own."""
 _BETWEEN = 60.0
 """Seconds after the end of a stage in which a command that goes on begins the next one."""
 
@@ -25,7 +24,7 @@ class LedgerWatch:
     """Tells a watcher what a run's ledgers say, each thing once, as the running command tells its own."""
 
     def __init__(self, out: Location, watcher: Watcher) -> None:
-        self._folders = (out / LEDGER, out / _FINAL / LEDGER)
+        self._folders = (out / LEDGER, out / FINAL / LEDGER)
         self._watcher = watcher
         self._ledger: Ledger | None = None
         self._known: dict[str, TrialRecord] = {}

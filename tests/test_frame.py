@@ -30,6 +30,12 @@ def shown(of: Snapshot, width: int = 100, height: int = 30) -> list[str]:
     return text(frame(of, "runs/camvid", width=width, height=height), width)
 
 
+def test_no_status_is_left_out_of_the_counts() -> None:
+    counts = shown(snapshot(*(trained(number, status, 10, 0.3) for number, status in enumerate(Status))))[2]
+    words = ("running", "done", "stopped", "paused", "failed", "out of memory", "lost")
+    assert counts.split() == ", ".join(f"1 {word}" for word in words).split() and len(words) == len(Status)
+
+
 def test_a_stage_on_a_wide_terminal() -> None:
     assert shown(snapshot(*STAGE)) == [
         "Base models  runs/camvid",

@@ -18,6 +18,7 @@ _STYLES = {
     Status.PAUSED: ("paused", {"color": OCHRE, "width": 1, "dash": "dot"}, "line-ns-open"),
     Status.RUNNING: ("running", {"color": OCHRE, "width": 1.5}, "circle-open"),
     Status.FAILED: ("failed", {"color": RED, "width": 1, "dash": "dot"}, "x"),
+    Status.OUT_OF_MEMORY: ("out of memory", {"color": RED, "width": 1, "dash": "dot"}, "x-thin-open"),
     Status.LOST: ("lost", {"color": RED, "width": 1, "dash": "dot"}, "x-open"),
 }
 

@@ -26,6 +26,7 @@ from ensemble_tune.report.timeline import timeline_plot
 from ensemble_tune.report.trial_table import trial_tables
 from ensemble_tune.report.tuning import tuning_plots
 from ensemble_tune.storage import Location, location, make_folder, write_text
+from ensemble_tune.tune.record import Status
 
 REPORT = "report.html"
 
@@ -83,6 +84,7 @@ def render(view: RunView, *, data: str | None = None, price: float | None = None
         compromise=_there(compromise_plot(view)),
         timeline=_there(timeline_plot(view)),
         tables=trial_tables(view),
+        statuses=[status.value for status in Status],
         provenance=_provenance(view),
         sessions=_sessions(view),
         made=view.read.strftime("%Y-%m-%d %H:%M UTC"),

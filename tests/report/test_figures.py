@@ -38,6 +38,14 @@ def test_stopped_trials_have_lines_of_their_own_that_end_early(searched: RunView
     assert set(found["stopped early"]["text"]) - {None} == stopped - {stage.ranked[0].trial}
 
 
+def test_no_status_is_left_out_of_the_curves(tmp_path: Path) -> None:
+    trials = (base(number, 0.1 + 0.1 * number, status=status) for number, status in enumerate(Status))
+    view = RunView.of(write_run(tmp_path, *trials))
+    (plot,) = (curves_plot(stage) for stage in view.searches)
+    names = ("finished", "stopped early", "paused", "running", "failed", "out of memory", "lost")
+    assert plot is not None and all(f"1 {name}" in plot.told for name in names) and len(names) == len(Status)
+
+
 def test_of_too_many_curves_the_best_stay(tmp_path: Path) -> None:
     view = RunView.of(searched_run(tmp_path, 420, epochs=2))
     plot = curves_plot(view.searches[0])
