@@ -21,8 +21,9 @@ demo: setup
 	    --base-space demo --base-trials 4 --base-epochs 6 --scheduler none \
 	    --meta-space meta-small --meta-trials 3 --meta-epochs 5
 
+# What starts Ray on this machine runs in one process, all else in another.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 # No test may join a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
 os.environ |= ENVIRONMENT
+# Ray's workers are nice to whatever else runs here, and would be waited for too long.
+os.environ |= {"RAY_worker_niceness": "0"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two halves for `-n 2 --dist loadgroup`: what starts Ray here, one after another, and all else beside it."""
+    for item in items:
+        here = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group("beside" if here in ("cluster", "ensemble") else "ray"))
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,8 @@ _MARK = "ENSEMBLE_TUNE_TEST_HOSTS"
 """A variable that all processes started here inherit: by it they are found, wherever they went."""
 _TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "setsid")
 _SSHD = "/usr/sbin/sshd"
-_RESOURCES = '{"CPU": 1, "GPU": 1}'
-"""What each machine says that it has: devices are logical."""
+_SAYS = """export RAY_OVERRIDE_RESOURCES='{"CPU": 1, "GPU": 1}' RAY_worker_niceness=0"""
+"""What each machine says that it has: devices are logical. Its workers must not wait for what else runs here."""
 
 
 def missing() -> str | None:
@@ -60,7 +60,7 @@ class Host:
         others = [line for line in users if not line.startswith("root:")]
         (folder / "passwd").write_text("\n".join([f"root:x:0:0:root:{self.home}:/bin/bash", *others]) + "\n")
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
-        (self.home / ".bashrc").write_text(f"export RAY_OVERRIDE_RESOURCES='{_RESOURCES}'\n")
+        (self.home / ".bashrc").write_text(f"{_SAYS}\n")
         (folder / "sshd_config").write_text(
             f"Port 22\nListenAddress {address}\nHostKey {keys / 'host'}\nAuthorizedKeysFile {keys / 'user.pub'}\n"
             "PasswordAuthentication no\nUsePAM no\nStrictModes no\nUseDNS no\nPidFile none\nMaxStartups 100\n"

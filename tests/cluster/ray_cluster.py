@@ -67,10 +67,10 @@ class Cluster:
         return told
 
     def up(self) -> None:
-        """`ray up`, then waits for all hosts, then the tunnel."""
+        """`ray up`, then the tunnel, then waits for all hosts."""
         self.type(on_the_page("ray up"))
-        self.wait_for_nodes(len(list(self.hosts)))
         self.open_tunnel()
+        self.wait_for_nodes(len(list(self.hosts)))
 
     def open_tunnel(self) -> None:
         """Keeps the page's tunnel open, in a terminal of its own."""
@@ -118,15 +118,13 @@ class Cluster:
 
     def alive(self) -> list[str]:
         """The addresses of the nodes that Ray counts on; none where the head does not answer."""
-        program = "import ray, json; ray.init('auto', log_to_driver=False, logging_level=50); "
-        program += "print('ALIVE', json.dumps([n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']]))"
-        told = self.hosts[0].run(f'python -c "{program}"', check=False).stdout
-        found = re.search(r"^ALIVE (.*)$", told, re.MULTILINE)
-        return sorted(json.loads(found[1])) if found else []
+        status, text = self.ask("/api/v0/nodes")
+        nodes = json.loads(text)["data"]["result"]["result"] if status == 200 else []
+        return sorted(node["node_ip"] for node in nodes if node["state"] == "ALIVE")
 
     def wait_for_nodes(self, count: int, seconds: float = 300) -> None:
         """Until so many are alive."""
-        wait_for(lambda: len(self.alive()) == count, seconds, pause=1)
+        wait_for(lambda: len(self.alive()) == count, seconds, pause=0.5)
 
     def submit(self, name: str, *command: str | Path) -> None:
         """A Python program of the tests as a job, from outside."""
