@@ -69,11 +69,10 @@ class TrainedEnsemble(nn.Module):
         classes = len(manifest.classes)
         members = []
         for place, base in enumerate(manifest.bases, start=1):
-            models = [
-                build_base_model(base, classes, images=manifest.images, pretrained=False) for _ in models_of(manifest)
-            ]
-            for fold, model in zip(models_of(manifest), models, strict=True):
-                load_weights(model, folder / "members" / f"{place}-fold-{fold}")
+            models = []
+            for fold in models_of(manifest):
+                models.append(build_base_model(base, classes, images=manifest.images, pretrained=False))
+                load_weights(models[-1], folder / "members" / f"{place}-fold-{fold}")
             members.append(models)
         fusion = build_fusion(manifest.fusion, len(members), classes, manifest.images)
         if manifest.fusion.trained:
