@@ -28,7 +28,7 @@ _ODD_VALUES = (ValueError, TypeError, LookupError, AttributeError, OverflowError
 """What PyYAML raises for a text that is not of the type that it looks like, such as the date 2001-99-99."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Reads plain values alone, and no mapping into which a few aliases merge millions of others."""
 
     def flatten_mapping(self, node: Any) -> None:

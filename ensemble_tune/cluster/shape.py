@@ -11,7 +11,7 @@ Schema = Mapping[str, Any]
 
 
 def _table(*needed: str, **known: Schema) -> Schema:
-    return {"type": "object", "required": needed, "properties": known}
+    return {"type": "object", "required": list(needed), "properties": known}
 
 
 def _list(of: Schema, least: int = 0) -> Schema:

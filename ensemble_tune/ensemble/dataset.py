@@ -73,7 +73,12 @@ def open_dataset(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) 
     """
     place, root = data_folder(data, cache, limit)
     with named_as(place, root):
-        return _opened(root, cache)
+        try:
+            return _opened(root, cache)
+        except DataError as error:
+            if str(root) in str(error):
+                raise
+            raise DataError(f"{root}: {error}") from error
 
 
 def data_folder(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) -> tuple[Location, Path]:

@@ -118,18 +118,18 @@ class TrainingState:
         state_of: dict[int, dict[str, Tensor]] = {}
         for index, (name, parameter) in enumerate(self._parameters.items()):
             own = {key: moments[f"{name}/{key}"] for key in _MOMENTS if f"{name}/{key}" in moments}
-            for key, value in own.items():
-                if value.shape != (() if key == "step" else parameter.shape) or not value.is_floating_point():
-                    raise _damaged(folder / _OPTIMISER_FILE)
+            shapes = {key: () if key == "step" else parameter.shape for key in _MOMENTS}
+            if own and {key: value.shape for key, value in own.items() if value.is_floating_point()} != shapes:
+                raise _damaged(folder / _OPTIMISER_FILE)
             # The order of dimensions in memory is restored too: a fused step walks all its tensors alike.
             state_of[index] = {
                 key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in own.items()
             }
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state_of, "param_groups": groups})
-        scaler, mine = state.get("scaler"), self.scaler.state_dict()
-        if scaler and mine:
-            if not isinstance(scaler, dict) or _types(scaler) != _types(mine):
+        scaler, own_scaler = state.get("scaler"), self.scaler.state_dict()
+        if scaler and own_scaler:
+            if not isinstance(scaler, dict) or _types(scaler) != _types(own_scaler):
                 raise _damaged(folder / _STATE_FILE)
             self.scaler.load_state_dict(scaler)
 
