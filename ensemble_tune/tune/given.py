@@ -35,8 +35,10 @@ def load_points(path: str | Path, space: SearchSpace) -> list[dict[str, Value]]:
     """The points of a file, each with the space's fixed values. Raises ConfigError, in one line, for a wrong one."""
     try:
         document = parse_toml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"given points are a readable TOML file, but {path} is not: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"given points are a TOML file, but {path} is not: {error}") from None
     for key in document:
         if key != _TABLE:
             raise ConfigError(f"{path} holds points alone, but has {key!r}; put it under [[points]]")
