@@ -29,7 +29,7 @@ _NODE = _table(
 )
 LAUNCHER = _table(
     "provider",
-    provider=_table("type", type=_TEXT),
+    provider=_table("type", type=_TEXT, head_ip=_TEXT, worker_ips=_list(_TEXT)),
     cluster_name=_TEXT,
     metadata=_table(prices=_table()),
     max_workers=_WHOLE,

@@ -116,7 +116,7 @@ def _end(reader: Reader, folder: Path, path: Path) -> str:
         end = "refused"
     except EnsembleTuneError as error:
         line = one_line(str(error))
-        named = path.name in line or str(path.parent) in line
+        named = path.stem in line or str(path.parent) in line  # a frame is named without its ending
         end = "refused" if named and line else f"it is refused without its name: {line}"
     except _TooLongError:
         end = f"it took more than {LIMIT_SECONDS:g} s"

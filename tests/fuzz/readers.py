@@ -376,7 +376,8 @@ def _read_ledger(folder: Path) -> None:
     console = Console(file=(folder / "shown").open("w"), width=80)
     with console.file:
         console.print(leaderboard(folder))
-        console.print(trial_page(folder, "base-0001"))
+        with suppress(ConfigError):  # it has no such trial any more
+            console.print(trial_page(folder, "base-0001"))
         snapshot, _ = stands(folder)
         if snapshot is not None:
             console.print(frame(snapshot, "place", width=80, height=30))
