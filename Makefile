@@ -59,9 +59,10 @@ bench: setup
 hosts: setup
 	$(BIN)/python -m pytest -m hosts tests/cluster
 
-# Kills drivers and workers at random moments, 300 times; a quarter of an hour and more.
+# Kills drivers and workers at random moments, 300 times, then reads 100,000 damaged files; half an hour and more.
 soak: setup
 	$(BIN)/python tests/tune/soak.py 300 0
+	$(BIN)/python tests/fuzz/fuzzing.py 100000 2
 
 clean:
 	rm -rf .venv build *.egg-info

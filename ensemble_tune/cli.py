@@ -6,17 +6,15 @@ Everything heavy is imported inside the verbs, so that help and results come at 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import tempfile
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ensemble_tune.cli_cluster import cluster_app
 from ensemble_tune.cli_data import data_app
+from ensemble_tune.cli_errors import exit_status
 from ensemble_tune.cli_formats import convert, tensorboard
 from ensemble_tune.cli_options import (
     Bases,
@@ -44,8 +42,6 @@ from ensemble_tune.cli_options import (
 from ensemble_tune.cli_output import (
     LogHandler,
     choose_reporter,
-    close_reporter,
-    err_console,
     loading,
     out_console,
     print_final,
@@ -54,7 +50,7 @@ from ensemble_tune.cli_output import (
 )
 from ensemble_tune.cli_read import plan, report, results
 from ensemble_tune.cli_watch import watch
-from ensemble_tune.errors import ConfigError, EnsembleTuneError
+from ensemble_tune.errors import ConfigError
 
 if TYPE_CHECKING:
     from ensemble_tune.settings import Settings
@@ -69,11 +65,6 @@ search_app = typer.Typer(help="Search one stage: base models, or fusions of them
 app.add_typer(search_app, name="search")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(data_app, name="data")
-
-_INTERRUPTED = 130
-"""The exit status of a command that Ctrl-C ended."""
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""What typer raises for a command line that it cannot read; it has no public name."""
 
 
 @app.callback()
@@ -279,32 +270,8 @@ app.command()(tensorboard)
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake is one line and exit status 2, ours a log and exit status 1."""
-    try:
-        try:
-            status = app(standalone_mode=False)
-        finally:
-            close_reporter()
-    except EnsembleTuneError as error:
-        _fail(str(error), 2)
-    except _UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # typer has printed the help
-            sys.exit(2)
-        _fail(f"{error.format_message().rstrip('.')}; see: {error.ctx.command_path} --help", 2)  # type: ignore[attr-defined]
-    except Exception as error:  # the one place that turns our own faults into a line and a log
-        handle, path = tempfile.mkstemp(prefix="ensemble-tune-", suffix=".log")
-        with os.fdopen(handle, "w", encoding="utf-8") as log:
-            log.write(f"{' '.join(sys.argv)}\n{traceback.format_exc()}")
-        _fail(f"this should not have happened: {type(error).__name__}; please report it with the log {path}", 1)
-    if status == _INTERRUPTED:  # typer has turned KeyboardInterrupt into it
-        err_console.print("interrupted; the same command goes on from here")
-    sys.exit(status)
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    """Ends the process with one line."""
-    err_console.print(f"error: {' '.join(message.splitlines())}", style="red", soft_wrap=True)
-    sys.exit(status)
+    """Runs the command line; how it ends, `cli_errors` decides."""
+    sys.exit(exit_status(lambda: app(standalone_mode=False)))
 
 
 def _settings(run: RunOptions, where: WhereOptions) -> Settings:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble_tune.documents import Document, number_of
 from ensemble_tune.ensemble.bootstrap import (
     Interval,
     difference,
@@ -25,7 +26,7 @@ from ensemble_tune.ensemble.bootstrap import (
 )
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import Location, retried, write_text
+from ensemble_tune.storage import Location, read_json, write_text
 from ensemble_tune.trial import Params
 from ensemble_tune.tune.record import TrialRecord
 
@@ -113,17 +114,18 @@ class Comparison:
         """What `save` wrote for these members; None where there is none. Raises RunError where it is damaged."""
         path = _path(out, of)
         try:
-            document = json.loads(retried(lambda: path.read_text(encoding="utf-8"), path, "read"))
-            if document["format"] != _FORMAT:
+            document = Document(read_json(path))
+            if document.whole("format") != _FORMAT:
                 raise RunError(f"{path} is of another version; remove it, and search the fusions again")
+            disagreement = document.number("disagreement")
             return cls(
-                fusions=tuple(_fusion(each) for each in document["fusions"]),
-                members=tuple(document["members"]),
-                disagreement=document["disagreement"],
+                fusions=_fusions(document),
+                members=tuple(_member(each) for each in document.items("members")),
+                disagreement=None if math.isnan(disagreement) else disagreement,
             )
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise RunError(f"{path} is damaged; remove it, and search the fusions again") from error
 
 
@@ -218,34 +220,51 @@ def _path(out: Location, of: Params) -> Location:
     return out / COMPARISONS / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
 
 
-def _fusion(document: Mapping[str, Any]) -> Fusion:
+def _fusions(document: Document) -> tuple[Fusion, ...]:
+    """At least one, each compared with all before it. Raises ValueError."""
+    fusions = tuple(_fusion(Document(each)) for each in document.items("fusions"))
+    names = [fusion.name for fusion in fusions]
+    if not fusions or any([g.over for g in each.gains] != names[:place] for place, each in enumerate(fusions)):
+        raise ValueError("each fusion must be compared with every simpler one")
+    return fusions
+
+
+def _fusion(document: Document) -> Fusion:
     return Fusion(
-        name=str(document["name"]),
-        trial=str(document["trial"]),
-        epochs=int(document["epochs"]),
-        crossfit=_measured(document["crossfit"]),
-        val=_measured(document["val"]),
-        costs=dict(document["costs"]),
+        name=document.text("name"),
+        trial=document.text("trial"),
+        epochs=document.whole("epochs"),
+        crossfit=_measured(document.table("crossfit")),
+        val=_measured(document.table("val")),
+        costs=document.numbers("costs"),
         gains=tuple(
-            Gain(over=str(each["over"]), miou=_interval(each["miou"]), small_miou=_interval(each["small_miou"]))
-            for each in document["gains"]
+            Gain(
+                over=each.text("over"),
+                miou=_interval(each.table("miou")),
+                small_miou=_interval(each.table("small_miou")),
+            )
+            for each in map(Document, document.items("gains"))
         ),
     )
 
 
-def _measured(document: Mapping[str, Any]) -> Measured:
+def _member(document: object) -> dict[str, float | str]:
+    if not isinstance(document, dict):
+        raise ValueError("a member must be a table")
+    return {name: each if isinstance(each, str) else number_of(each, name) for name, each in document.items()}
+
+
+def _measured(document: Document) -> Measured:
     return Measured(
-        **{name: _number(document[name]) for name in ("miou", "small_miou", "ece")},
-        ious={name: _number(value) for name, value in document["ious"].items()},
+        miou=document.number("miou"),
+        small_miou=document.number("small_miou"),
+        ece=document.number("ece"),
+        ious=document.numbers("ious"),
     )
 
 
-def _interval(document: Mapping[str, Any]) -> Interval:
-    return Interval(**{name: _number(document[name]) for name in ("value", "low", "high")})
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _interval(document: Document) -> Interval:
+    return Interval(value=document.number("value"), low=document.number("low"), high=document.number("high"))
 
 
 def _without_nan(value: Any) -> Any:

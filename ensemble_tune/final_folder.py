@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_tune.comparison import measured
+from ensemble_tune.documents import Document
 from ensemble_tune.ensemble.evidence import ENSEMBLE, EVIDENCE, Evidence
 from ensemble_tune.ensemble.image_file import Pixels, decode_mask
 from ensemble_tune.ensemble.manifest import MANIFEST_FILE, EnsembleManifest
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import Location, names_in, retried
+from ensemble_tune.storage import Location, names_in, read_json, retried
 
 FINAL, ENSEMBLE_FOLDER, METRICS, MASKS = "final", "ensemble", "metrics.json", "masks"
 """Where `run` trains what it found, and what is in there."""
@@ -36,17 +36,17 @@ class FinalFolder:
         """None where no training has ended in `place`. Raises RunError or ConfigError where a file is damaged."""
         file = place / METRICS
         try:
-            document = json.loads(retried(lambda: file.read_text(encoding="utf-8"), file, "read"))
-            scores = {str(name): float(score) for name, score in document["scores"].items()}
-            split = document["split"]
+            document = Document(read_json(file))
+            scores = document.numbers("scores")
+            split = None if document.is_null("split") else document.text("split")
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise RunError(f"{file} is damaged; remove it, and run the same final training again") from error
         return cls(
             place=place,
             manifest=EnsembleManifest.load(place / ENSEMBLE_FOLDER / MANIFEST_FILE),
-            split=None if split is None else str(split),
+            split=split,
             scores=scores,
             evidence=_evidence(place / EVIDENCE, scores.get("miou", math.nan)),
         )

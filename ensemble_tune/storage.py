@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ensemble_tune.documents import parse_json
 from ensemble_tune.errors import ConfigError, EnsembleTuneError, StorageError, StorageFullError
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.scratch import scratch_folder, scratch_root
@@ -148,6 +149,11 @@ def remove_folder(path: Location) -> None:
     aside = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}-{path.name}")
     path.replace(aside)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_json(path: Location) -> Any:
+    """What a JSON file holds. Raises FileNotFoundError, StorageError, and ValueError where it is no JSON."""
+    return parse_json(retried(lambda: path.read_text(encoding="utf-8"), path, "read"))
 
 
 def names_in(folder: Location) -> list[str]:

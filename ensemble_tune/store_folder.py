@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ensemble_tune.documents import Document, parse_json
 from ensemble_tune.object_path import ObjectPath
 
 COMPLETE = "complete.json"
@@ -62,14 +63,31 @@ def folder_contents(folder: ObjectPath) -> dict[str, Any]:
 
     Raises FileNotFoundError where it is not there whole, OSError where the store fails.
     """
-    found = json.loads((folder / COMPLETE).read_text())
-    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
-        raise OSError(f"{folder / COMPLETE} is damaged")
-    return found
+    try:
+        return parse_contents((folder / COMPLETE).read_text())
+    except ValueError as error:
+        raise OSError(f"{folder / COMPLETE} is damaged: {error}") from None
+
+
+def parse_contents(text: str) -> dict[str, Any]:
+    """What `complete.json` says. Raises ValueError where that is no list of files within a folder."""
+    found = parse_json(text)
+    files = Document(found).table("files")
+    for name in files:
+        files.whole(name)
+        if _leads_out(name):
+            raise ValueError(f"{name!r} is no file in a folder")
+    return dict(found)
 
 
 def download_all(folder: ObjectPath, sizes: Mapping[str, int], to: Path) -> None:
-    """Copies objects to a local folder; sizes: by path from `folder`. Raises OSError where one has another size."""
+    """Copies objects to a local folder; sizes: by path from `folder`.
+
+    Raises OSError where one has another size, or a name that leads out of the folder.
+    """
+    for name in sizes:
+        if _leads_out(name):
+            raise OSError(f"{folder} holds {name!r}, which is no name of a file")
 
     def download(name: str) -> None:
         target = to / name
@@ -117,3 +135,8 @@ def claim_in_store(folder: ObjectPath) -> bool:
     claim = f"claim-{uuid.uuid4().hex}"
     (folder / claim).touch()
     return list(folder.objects()) == [claim]
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name would lead out of the folder that it is copied to, or is none."""
+    return not name or name.startswith("/") or ".." in name.split("/") or "\0" in name

@@ -410,7 +410,7 @@ def test_a_fault_of_ours_is_one_line_with_a_log_that_holds_the_traceback(
     ended = command("results", places_of["RUN"])
     assert ended.status == 1 and ended.out == ""
     (line,) = ended.err.splitlines()
-    assert line.startswith("error: this should not have happened: LookupError; please report it with the log ")
+    assert line.startswith("error: LookupError: this is a bug; this is a fault of ensemble_tune, not yours: ")
     log = Path(line.rsplit(" ", 1)[1])
     text = log.read_text()
     assert "ensemble-tune results" in text and "Traceback" in text and "this is a bug" in text

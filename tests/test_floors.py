@@ -13,7 +13,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 MOST_LINES = 350
 SEAM = {
     f"ensemble_tune.{name}"
-    for name in ("trial", "storage", "store_folder", "object_path", "bucket", "scratch", "errors", "waits")
+    for name in ("trial", "storage", "store_folder", "object_path", "bucket", "scratch", "documents", "errors", "waits")
 }
 WHAT_A_REPORT_READS = {
     f"ensemble_tune.{name}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ensemble_tune.documents import LARGEST
 from ensemble_tune.errors import ConfigError
 
 
@@ -19,6 +20,22 @@ class Kind(StrEnum):
     LAUNCHER = "ray up"
     KUBERNETES = "kubectl"
     SLURM = "sbatch"
+
+
+_MOST_VALUES, _DEEPEST = 100_000, 100
+"""Of a file: an alias may stand for so much that no walk through it would end."""
+_ODD_VALUES = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What PyYAML raises for a text that is not of the type that it looks like, such as the date 2001-99-99."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Reads plain values alone, and no mapping into which a few aliases merge millions of others."""
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Called by PyYAML for a mapping, and first for those that it merges."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_VALUES:
+            raise yaml.YAMLError("it merges too many values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +62,9 @@ class ClusterFile:
                 raise ConfigError(f"a cluster file in shell must have #SBATCH lines, but {path} has none")
             return cls(path, Kind.SLURM, text)
         try:
-            documents = tuple(each for whole in yaml.safe_load_all(text) for each in _items(whole))
-        except yaml.YAMLError as error:
+            documents = tuple(each for whole in yaml.load_all(text, _Loader) for each in _items(whole))
+            _refuse_odd(documents)
+        except (yaml.YAMLError, *_ODD_VALUES) as error:
             where = " ".join(str(error).split())
             raise ConfigError(f"{path} must be YAML, but is not ({where}); mend it") from None
         if not documents or not all(isinstance(each, dict) for each in documents):
@@ -73,6 +91,25 @@ def _items(document: Any) -> list[Any]:
         return []
     is_list = isinstance(document, dict) and document.get("kind") == "List" and isinstance(document.get("items"), list)
     return list(document["items"]) if is_list else [document]
+
+
+def _refuse_odd(documents: tuple[Any, ...]) -> None:
+    """Raises ValueError for what no cluster file holds."""
+    left: list[tuple[Any, int]] = [(documents, 0)]
+    seen = 0
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if seen > _MOST_VALUES or depth > _DEEPEST:
+            raise ValueError("it holds too many values, or too deeply nested ones; see its aliases")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                raise ValueError(f"a key must be text, but one is {next(k for k in value if not isinstance(k, str))!r}")
+            left += [(each, depth + 1) for each in value.values()]
+        elif isinstance(value, list | tuple):
+            left += [(each, depth + 1) for each in value]
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError("a whole number in it is larger than 64 bits hold")
 
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:

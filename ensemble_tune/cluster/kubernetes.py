@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ensemble_tune.cluster.cluster_file import ClusterFile
 from ensemble_tune.cluster.fleet import Fleet, Group
+from ensemble_tune.cluster.shape import ANY_KIND, RAY_CLUSTER, check_shape
 from ensemble_tune.errors import ConfigError
 
 _GPU = "nvidia.com/gpu"
@@ -64,20 +66,27 @@ def _group(name: str, pod: Mapping[str, Any], least: int, most: int) -> Group:
         machine=f"a pod of {limits.get('memory', 'any size')}",
         least=least,
         most=most,
-        cpus=float(limits["cpu"]) if str(limits.get("cpu", "")).replace(".", "").isdecimal() else None,
-        gpus=float(limits.get(_GPU, 0)),
+        cpus=_number(limits.get("cpu")),
+        gpus=_number(limits.get(_GPU, 0)),
     )
+
+
+def _number(quantity: object) -> float | None:
+    """A plain number, which Kubernetes may have as text; None for anything else."""
+    try:
+        number = float(str(quantity))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _cluster(file: ClusterFile) -> dict[str, Any]:
     found = [each for each in file.documents if each.get("kind") == "RayCluster"]
     if len(found) != 1:
         raise ConfigError(f"{file.path} must hold one RayCluster, but holds {len(found)}; see cluster/kuberay.yaml")
-    try:
-        for _, pod in _pods(found[0]):
-            pod["containers"][0]
-    except (KeyError, TypeError, IndexError) as error:
-        raise ConfigError(f"{file.path} must hold a RayCluster with pods, but lacks {error}; mend it") from None
+    check_shape(found[0], RAY_CLUSTER, f"{file.path} must hold a RayCluster with pods")
+    for each in file.documents:
+        check_shape(each, ANY_KIND, f"{file.path} must hold what Kubernetes reads")
     return found[0]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ensemble_tune.cluster.cluster_file import ClusterFile
 from ensemble_tune.cluster.fleet import Fleet, Group, price_of
+from ensemble_tune.cluster.shape import LAUNCHER, check_shape
 from ensemble_tune.errors import ConfigError, suggest
 
 PROVIDERS = ("aws", "gcp", "local")
@@ -30,9 +31,10 @@ def expanded(file: ClusterFile) -> dict[str, Any]:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     (document,) = file.documents
-    provider = document["provider"].get("type")
+    check_shape(document, LAUNCHER, f"{file.path} must keep to Ray's schema")
+    provider = document["provider"]["type"]
     if provider not in PROVIDERS:
-        raise ConfigError(f"provider.type in {file.path} cannot be {provider!r}; {suggest(str(provider), PROVIDERS)}")
+        raise ConfigError(f"provider.type in {file.path} cannot be {provider!r}; {suggest(provider, PROVIDERS)}")
     try:
         config: dict[str, Any] = prepare_config(document)
         validate_config(config)
@@ -116,8 +118,8 @@ def _token(config: Mapping[str, Any]) -> Iterator[str]:
     setup = " ".join(config["setup_commands"])
     if f"chmod 600 {TOKEN}" not in setup:
         yield f"setup_commands: the token must be its owner's alone, but `chmod 600 {TOKEN}` is missing; add it"
-    path = Path(local).expanduser()
-    if not path.is_file() or not path.read_text(encoding="utf-8").strip():
+    path = _here(local)
+    if not _text_in(path).strip():
         yield (
             f"file_mounts: there must be a token in {path}, but there is none; make one with: "
             f"(umask 077 && ray get-auth-token --generate > /dev/null)"
@@ -129,18 +131,18 @@ def _token(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _install(file: ClusterFile, config: Mapping[str, Any]) -> Iterator[str]:
     """Our wheel and its constraints are carried to every machine, and they are of the Ray that runs `ray up`."""
-    mounts = {remote: Path(local).expanduser() for remote, local in config["file_mounts"].items()}
+    mounts = {remote: _here(local) for remote, local in config["file_mounts"].items()}
     if not any(path.suffix == ".whl" for path in mounts.values()):
         yield f"file_mounts: the wheel must be on every machine, but none is mounted; {_BUILD}"
     constraints = [path for path in mounts.values() if path.name == "constraints.txt"]
     if not constraints:
         yield "file_mounts: versions must be exact, but constraints.txt is missing; mount it"
     for path in mounts.values():
-        if not path.exists():
+        if not _exists(path):
             how = _BUILD if path.suffix == ".whl" else "mend the path"
             yield f"file_mounts: what is mounted must be there, but {path} is not; {how}"
     for path in constraints:
-        pinned = path.read_text(encoding="utf-8").split() if path.exists() else []
+        pinned = _text_in(path).split()
         if pinned and f"ray=={version('ray')}" not in pinned:
             yield (
                 f"the Ray that runs `ray up` must be the cluster's, but here it is {version('ray')} and {path} says "
@@ -195,6 +197,29 @@ def _is_spot(node: Mapping[str, Any]) -> bool:
     market = node.get("InstanceMarketOptions", {}).get("MarketType")
     scheduling = node.get("scheduling", {})
     return market == "spot" or (isinstance(scheduling, dict) and scheduling.get("provisioningModel") == "SPOT")
+
+
+def _here(local: str) -> Path:
+    """A path as a file has it, from the user's home where it says so."""
+    try:
+        return Path(local).expanduser()
+    except RuntimeError:  # of a user who is not known here
+        return Path(local)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no file can have such a name, or it is not for us to look
+        return False
+
+
+def _text_in(path: Path) -> str:
+    """What a text file holds; nothing where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def _first_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def file_notice(path: Path) -> Notice | None:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         text = ""
-    return Notice(f"{path} is there", int(text) if text.isdecimal() else 60)
+    return Notice(f"{path} is there", int(text) if re.fullmatch(r"\d{1,6}", text) else 60)
 
 
 def _ask(address: str, *, method: str = "GET", headers: dict[str, str]) -> str | None:

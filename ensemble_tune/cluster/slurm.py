@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ensemble_tune.cluster.cluster_file import ClusterFile
 from ensemble_tune.cluster.fleet import Fleet, Group
+from ensemble_tune.errors import ConfigError
 
 _OPTION = re.compile(r"^#SBATCH\s+--(?P<name>[\w-]+)(?:[= ](?P<value>\S+))?", re.MULTILINE)
 
@@ -27,7 +28,11 @@ def broken(file: ClusterFile) -> Iterator[str]:
 def fleet(file: ClusterFile) -> Fleet:
     """What would be started: the first node is the head, and trains too."""
     options = _options(file)
-    nodes = int(options.get("nodes", "1"))
+    # Slurm takes a range too: from so many nodes to so many.
+    found = re.fullmatch(r"(?:\d{1,6}-)?(\d{1,6})", options.get("nodes", "1"))
+    if found is None:
+        raise ConfigError(f"--nodes in {file.path} must be a number, but is {options['nodes']!r}; try --nodes=4")
+    nodes = max(1, int(found[1]))
     gpus, cpus = options.get("gpus-per-node"), options.get("cpus-per-task")
 
     def group(name: str, count: int) -> Group:

@@ -100,7 +100,13 @@ def build_base_model(
         hub = weights if is_hub_name(config.encoder, weights) else None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        network = _network(config, classes, images.channels, hub)
+        try:
+            network = _network(config, classes, images.channels, hub)
+        except Exception as error:  # as in `check_base_model`
+            if hub is not None:
+                raise
+            _check_names(config)
+            raise ConfigError(_reason(config, images.channels, error)) from error
     speed_up(network)
     if weights is not None and hub is None:
         load_encoder_weights(network.encoder, config.encoder, Path(weights))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from ensemble_tune.documents import LARGEST
 from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.trial import Value
 
@@ -28,6 +30,10 @@ _ARCHITECTURE_SPELLINGS = {
     "unet++": "unetplusplus",
     "deeplabv3+": "deeplabv3plus",
 }
+_SIZE = re.compile(r"\s*(\d{1,6})\s*x\s*(\d{1,6})\s*")
+"""No side of a million pixels fits any memory."""
+_WIDEST, _DEEPEST = 4096, 100
+"""Of a meta-model: beyond any use, and soon beyond any memory."""
 _SPOKEN = {
     bool: "true or false",
     int: "a whole number",
@@ -77,10 +83,10 @@ class _Config:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Height and width in pixels from text such as "360x480". Raises ConfigError."""
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    found = _SIZE.fullmatch(text.lower())
+    if found is None or not (int(found[1]) and int(found[2])):
         raise ConfigError(f"a size is HEIGHTxWIDTH in pixels, but got {text!r}; try 360x480")
-    return int(parts[0]), int(parts[1])
+    return int(found[1]), int(found[2])
 
 
 def _size(value: Any) -> tuple[int, int]:
@@ -227,7 +233,9 @@ class MetaConfig(_Config):
     def __post_init__(self) -> None:
         _check_training(self)
         _check(self.width >= 8 and self.width % 8 == 0, "width", "a positive multiple of 8", self.width)
+        _check(self.width <= _WIDEST, "width", f"at most {_WIDEST}", self.width)
         _check(self.depth >= 1, "depth", "at least 1", self.depth)
+        _check(self.depth <= _DEEPEST, "depth", f"at most {_DEEPEST}", self.depth)
         _check(0 < self.scale <= 1, "scale", "above 0 and at most 1", self.scale)
         _check(0 <= self.base_dropout < 1, "base_dropout", "at least 0 and below 1", self.base_dropout)
 
@@ -239,6 +247,9 @@ class MetaConfig(_Config):
 
 def _check_training(config: BaseConfig | MetaConfig) -> None:
     """The rules that both stages share. Raises ConfigError."""
+    for name in config.field_names():
+        value = getattr(config, name)
+        _check(type(value) is not int or value <= LARGEST, name, f"at most {LARGEST}", value)
     _check(min(config.size) >= 32, "size", "at least 32x32 pixels", format_size(config.size))
     _check(config.epochs >= 1, "epochs", "at least 1", config.epochs)
     if config.stop_epoch is not None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ensemble_tune.documents import Document, parse_json
 from ensemble_tune.ensemble.dataset_spec import SPEC_FILE, DatasetSpec
 from ensemble_tune.ensemble.disk_cache import DEFAULT_LIMIT
 from ensemble_tune.ensemble.fault import Fault, refuse
@@ -72,7 +73,12 @@ def open_dataset(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) 
     """
     place, root = data_folder(data, cache, limit)
     with named_as(place, root):
-        return _opened(root, cache)
+        try:
+            return _opened(root, cache)
+        except DataError as error:
+            if str(root) in str(error):
+                raise
+            raise DataError(f"{root}: {error}") from error
 
 
 def data_folder(data: str | Location, cache: Path, limit: int = DEFAULT_LIMIT) -> tuple[Location, Path]:
@@ -151,10 +157,10 @@ def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence
 def _remembered(memo: Path) -> str | None:
     """The digest in a memo; None where there is none, or it is damaged."""
     try:
-        digest = json.loads(memo.read_text(encoding="utf-8"))["digest"]
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = Document(parse_json(memo.read_text(encoding="utf-8"))).text("digest")
+    except (OSError, ValueError):
         return None
-    return digest if isinstance(digest, str) and re.fullmatch("[0-9a-f]{16}", digest) else None
+    return digest if re.fullmatch("[0-9a-f]{16}", digest) else None
 
 
 def _digest(content: object) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ensemble_tune.documents import parse_toml
 from ensemble_tune.ensemble.dataset_toml import read_fields
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.palette import Palette
@@ -99,8 +100,10 @@ class DatasetSpec:
             yield "splits has no train; name its folder of images and its folder of masks"
         if self.sequence is not None:
             try:
-                groups = re.compile(self.sequence).groupindex
-            except re.error as error:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of what later versions of Python may read otherwise
+                    groups = re.compile(self.sequence).groupindex
+            except (re.error, OverflowError, RecursionError) as error:
                 yield f"sequence {self.sequence!r} is no regular expression: {error}"
             else:
                 if "sequence" not in groups:
@@ -125,8 +128,8 @@ class DatasetSpec:
                 sequence=CAMVID_SEQUENCE,
             )
         try:
-            table = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            table = parse_toml(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise DataError(f"cannot read {file}: {error}") from error
         try:
             return cls(**{"name": root.name, "splits": _present(root), **read_fields(table)})

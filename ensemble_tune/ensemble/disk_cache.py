@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from ensemble_tune.documents import parse_json
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.storage import PARTIAL, atomic_folder, is_partial, remove_folder
 
@@ -52,7 +53,7 @@ class DiskCache:
         """What `read` makes of the folder `name`, which is built anew, by one process at a time, where it is unfit.
 
         stamp: what the folder must be of, as JSON. need: its size in bytes. beside: names that are needed together with
-        it, and never make room for it. read: raises OSError, ValueError or EOFError for a folder that is damaged.
+        it, and never make room for it. read: raises OSError or ValueError for a folder that is damaged.
         Raises ConfigError where the cache or its disk is too small.
         """
         folder = self.root / name
@@ -81,10 +82,10 @@ class DiskCache:
 
     def _attempt(self, folder: Path, stamp: object, read: Callable[[Path], T]) -> T | None:
         try:
-            if json.loads((folder / _STAMP).read_text(encoding="utf-8")) != stamp:
+            if parse_json((folder / _STAMP).read_text(encoding="utf-8")) != stamp:
                 return None
             found = read(folder)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             return None
         with suppress(OSError):  # a cache that another user owns
             os.utime(folder / _STAMP)  # the time of its last use

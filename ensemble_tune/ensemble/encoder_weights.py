@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
@@ -136,13 +135,20 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused in the end
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors' and the system's own; what torch unpickles raises whatever it leads to
         raise ConfigError(f"encoder_weights {str(file)!r} cannot be read as tensors by name; {remedy}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_dense, state.values())) or set(map(type, state)) != {str}:
         raise ConfigError(f"encoder_weights {str(file)!r} must hold tensors by name; {remedy}")
     return state
+
+
+def _is_dense(value: object) -> bool:
+    """Whether a value is a tensor of plain numbers, which can be copied into a network."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from ensemble_tune.documents import Document
+from ensemble_tune.ensemble.array_file import parse_array
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import Location, atomic_folder, retried
+from ensemble_tune.storage import Location, atomic_folder, read_json, retried
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -94,20 +94,21 @@ class Evidence:
         Raises RunError where it is missing, damaged or of something else.
         """
         try:
-            stamp: dict[str, Any] = json.loads(_read(folder / _STAMP))
-            found = str(stamp["of"])
-            texts = {name: tuple(stamp[name]) for name in ("classes", "small", "names", "sequences")}
-            confusions = np.load(io.BytesIO(_read(folder / _CONFUSIONS)), allow_pickle=False)
-            calibration = np.load(io.BytesIO(_read(folder / _CALIBRATION)), allow_pickle=False)
+            stamp = Document(read_json(folder / _STAMP))
+            found = stamp.text("of")
+            texts = {name: stamp.texts(name) for name in ("classes", "small", "names", "sequences")}
+            frames, classes = len(texts["names"]), len(texts["classes"])
+            if len(texts["sequences"]) != frames or not set(texts["small"]) <= set(texts["classes"]):
+                raise ValueError("its lists do not fit each other")
+            confusions = parse_array(_read(folder / _CONFUSIONS), np.int64, (frames, classes, classes))
+            calibration = parse_array(_read(folder / _CALIBRATION), np.float64, (None, 3))
         except FileNotFoundError as error:
             raise RunError(f"no evidence is in {folder}; search the fusions again to measure it") from error
-        except (ValueError, EOFError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise RunError(f"evidence in {folder} is damaged; remove the folder to measure it again") from error
-        frames, classes = len(texts["names"]), len(texts["classes"])
-        shapes = confusions.shape, calibration.shape[1:]
-        if of not in (None, found) or shapes != ((frames, classes, classes), (3,)):
+        if of not in (None, found):
             raise RunError(f"evidence in {folder} is of something else; remove the folder to measure it again")
-        return cls(of=found, **texts, confusions=cast(Counts, confusions), calibration=cast(Floats, calibration))
+        return cls(of=found, **texts, confusions=confusions, calibration=calibration)
 
     @classmethod
     def has(cls, folder: Location, of: str) -> bool:

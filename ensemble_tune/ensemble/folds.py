@@ -15,7 +15,7 @@ from ensemble_tune.errors import ConfigError
 def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
     """Sort key under which frame_9 comes before frame_10, as in the video that they are from."""
     # The name itself comes last: 7 and 007 are different frames, and their order must not depend on a file system.
-    parts = [part for part in re.split(r"(\d+)", name) if part]
+    parts = [part for part in re.split(r"(\d{1,4000})", name) if part]  # Python reads no longer number
     return (
         *((not p.isdecimal(), int(p) if p.isdecimal() else 0, p if not p.isdecimal() else "") for p in parts),
         (True, 0, name),

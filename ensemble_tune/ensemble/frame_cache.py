@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ensemble_tune.ensemble.array_file import map_array
 from ensemble_tune.ensemble.config import format_size
 from ensemble_tune.ensemble.dataset import Dataset
 from ensemble_tune.ensemble.disk_cache import DiskCache
@@ -83,8 +84,8 @@ def stored_frames(
         _for_each_frame(fill, pieces, f"decoding {split} at {format_size(size)}")
 
     def read(folder: Path) -> StoredFrames:
-        images = _open(folder / "images.npy", images_shape, kind.dtype)
-        return StoredFrames(images, cast(Pixels, _open(folder / "labels.npy", labels_shape)), truths)
+        images = cast(Deep, map_array(folder / "images.npy", kind.dtype, images_shape))
+        return StoredFrames(images, map_array(folder / "labels.npy", np.uint8, labels_shape), truths)
 
     return cache.get(
         _name(dataset, split, format_size(size)),
@@ -141,7 +142,7 @@ def _stored_truths(
         _for_each_frame(fill, pieces, f"decoding the labels of {split}")
 
     def read(folder: Path) -> Truths:
-        return Truths(cast(Pixels, _open(folder / "truth.npy", (ends[-1],))), shapes, ends)
+        return Truths(map_array(folder / "truth.npy", np.uint8, (ends[-1],)), shapes, ends)
 
     names = [piece.name for piece in pieces]
     return cache.get(name, names, need=ends[-1], beside=beside, build=build, read=read)
@@ -163,11 +164,3 @@ def _for_each_frame(fill: Callable[[Sequence[int]], None], pieces: Sequence[Piec
 
 def _create(path: Path, shape: tuple[int, ...], dtype: type[np.unsignedinteger[Any]] = np.uint8) -> Deep:
     return cast(Deep, np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape))
-
-
-def _open(path: Path, shape: tuple[int, ...], dtype: type[np.unsignedinteger[Any]] = np.uint8) -> Deep:
-    """Memory-maps an array file. Raises ValueError where it is damaged, or of another shape."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype != dtype or array.shape != shape:
-        raise ValueError(f"{path} is {array.dtype} of {array.shape}, not {np.dtype(dtype)} of {shape}")
-    return cast(Deep, np.asarray(array))

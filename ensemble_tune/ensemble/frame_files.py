@@ -83,7 +83,7 @@ def _paired(
 ) -> tuple[tuple[Frame, ...], list[Fault]]:
     """The frames of a folder of images and a folder of masks. wanted: those that count; None is all."""
     images, masks = (root / folder for folder in folders)
-    missing = [folder for folder in dict.fromkeys((images, masks)) if not folder.is_dir()]
+    missing = [folder for folder in dict.fromkeys((images, masks)) if not _is_there(folder)]
     if missing:
         return (), [Fault(f"{what} needs the folder {folder}, which is not there; {LAYOUT}") for folder in missing]
     suffix = spec.mask_suffix
@@ -119,6 +119,13 @@ def _paired(
     )
     paired = sorted(set(image_files) & set(mask_files), key=natural_order)
     return tuple(Frame(name, sequences[name] or name, image_files[name], mask_files[name]) for name in paired), faults
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # no folder can have such a name
+        return False
 
 
 def _by_name(folder: Path, paths: Sequence[Path], suffix: str = "") -> tuple[dict[str, Path], list[Fault]]:

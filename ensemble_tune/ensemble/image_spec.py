@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -97,7 +98,7 @@ def _wrong_figures(key: str, table: Mapping[str, Any], channels: Any) -> list[st
     if key not in table:
         return []
     figures = table[key]
-    numbers = isinstance(figures, Sequence) and all(type(each) in (int, float) for each in figures)
+    numbers = isinstance(figures, list) and all(type(each) in (int, float) and math.isfinite(each) for each in figures)
     if not numbers or len(figures) != channels:
         return [f"images.{key} must be a list of {channels} numbers, one a channel, but got {figures!r}"]
     if key == "std" and min(figures) <= 0:

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 
+from ensemble_tune.documents import parse_toml
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size, parse_size
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.split import Split
@@ -57,6 +57,8 @@ _OWN_KEYS = (
     "from",
 )
 _FORMAT = 1
+_MOST_FOLDS = 100_000
+"""More are a slip of the pen, for which nobody should wait."""
 META_TRIAL = "meta_trial"
 """The key of the exported trial in a manifest's origin."""
 MANIFEST_FILE = "ensemble.toml"
@@ -105,17 +107,19 @@ class EnsembleManifest:
             raise ConfigError("two bases are the same model, so that one adds nothing; give one of them another seed")
         if self.folds < 2:
             raise ConfigError(f"folds must be at least 2, but got {self.folds}; try 3")
+        if self.folds > _MOST_FOLDS:
+            raise ConfigError(f"folds must be at most {_MOST_FOLDS}, but got {self.folds}; try 3")
 
     @classmethod
     def load(cls, path: Location) -> EnsembleManifest:
         """Reads a manifest. Raises ConfigError."""
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            document = parse_toml(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(
                 f"no manifest is at {path}; write one with: ensemble-tune export RUN --to {path}"
             ) from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"a manifest is a readable TOML file, but {path} is not: {error}") from None
         try:
             return cls.from_document(document)

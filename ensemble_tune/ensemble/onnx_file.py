@@ -1,6 +1,6 @@
 """A trained ensemble as one ONNX file: members, what lies between them, and their fusion in a single graph.
 
-    images   uint8    (batch, 3, h, w)   RGB as it is stored, at the working size; normalised and padded inside
+    images   uint8    (batch, K, h, w)   as they are stored, RGB where K is 3, at the working size; normalised inside
     logits   float32  (batch, C, h, w)   before softmax; grow these, not the labels, to another size
     labels   uint8    (batch, h, w)      the class of the highest logit
 
@@ -66,7 +66,7 @@ class EnsembleGraph(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, h, w) uint8 to logits (B, C, h, w) and labels (B, h, w) uint8."""
+        """(B, K, h, w) uint8 to logits (B, C, h, w) and labels (B, h, w) uint8."""
         logits = cast(Tensor, self.ensemble(images))
         return logits, logits.argmax(1).to(torch.uint8)
 
@@ -86,9 +86,16 @@ def check_onnx() -> None:
 def write_onnx(ensemble: TrainedEnsemble, path: Path) -> Agreement:
     """Writes `path`, and runs what it wrote beside torch; the ensemble is on the CPU, and stays as it is.
 
-    Raises ConfigError where packages are missing, or where the weights are too many for one file.
+    Raises ConfigError where packages are missing, where the weights are too many for one file, or where the ensemble
+    sees images of more than 8 bits.
     """
     check_onnx()
+    bits = ensemble.manifest.images.bits
+    if bits != 8:
+        raise ConfigError(
+            f"an ONNX file takes images of 8 bits a channel, but the ensemble was trained on {bits}; segment with "
+            "ensemble-tune itself, or convert its members with --format smp"
+        )
     size = sum(tensor.numel() * tensor.element_size() for tensor in ensemble.state_dict().values())
     if size > _LARGEST:
         raise ConfigError(
@@ -141,10 +148,11 @@ def _pictures(channels: int, size: tuple[int, int]) -> Tensor:
 def _metadata(ensemble: TrainedEnsemble, mean: list[float], std: list[float]) -> dict[str, str]:
     """What a reader of the file must know, as texts; lists are JSON. mean, std: of the pixels, in their units."""
     manifest = ensemble.manifest
+    kind = f"{'RGB ' if len(mean) == 3 else ''}(batch, {len(mean)}, height, width)"
     return {
         "classes": json.dumps(manifest.classes),
         "size": format_size(manifest.fusion.size),
-        "input": "images: uint8 RGB (batch, 3, height, width) at this size, as stored; the graph normalises it",
+        "input": f"images: uint8 {kind} at this size, as stored; the graph normalises it",
         "output": "logits: float32 (batch, classes, height, width); labels: uint8 (batch, height, width)",
         "mean": json.dumps(mean),
         "std": json.dumps(std),

@@ -40,6 +40,8 @@ def decode_pixels(spec: ImageSpec, path: Path, data: bytes) -> Deep:
         return decode_image(path, data)
     else:
         pixels = _decode_any(path, data)
+    if not pixels.size:
+        raise DataError(f"{path} holds no pixel")
     if pixels.shape[2] != spec.channels or pixels.dtype != spec.dtype:
         bits = 8 * pixels.dtype.itemsize
         kind = "" if pixels.dtype.kind == "u" else "numbers with a sign or a point, "

@@ -65,8 +65,8 @@ def read_list(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"cannot read the list {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"a list of frames must be text in UTF-8, but {path} is not: {error.reason}") from error
+    except ValueError as error:
+        raise DataError(f"a list of frames must be text in UTF-8, but {path} is not: {error}") from error
     names = [PurePosixPath(line.strip().replace("\\", "/")).name for line in lines if not line.startswith("#")]
     endings = [PurePosixPath(name).suffix for name in names]
     pairs = zip(names, endings, strict=True)

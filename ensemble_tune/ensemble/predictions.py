@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ensemble_tune.documents import Document
+from ensemble_tune.ensemble.array_file import map_array
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.errors import PredictionsError
-from ensemble_tune.storage import Location, atomic_folder, retried
+from ensemble_tune.storage import Location, atomic_folder, read_json, reason_of
 
 _ARRAY = "probabilities.npy"
 _STAMP = "stamp.json"
@@ -116,18 +118,12 @@ class Predictions:
         if expected is not None:
             refuse_other(folder, stamp, expected)
         try:
-            array = np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = map_array(folder / _ARRAY, np.uint8, (len(stamp.frames), len(stamp.classes), *stamp.size))
+        except (OSError, ValueError) as error:
             raise PredictionsError(
-                f"{folder / _ARRAY} is truncated or no array; remove {folder} to predict again"
+                f"{folder / _ARRAY} is damaged ({reason_of(error)}); remove {folder} to predict again"
             ) from error
-        shape = (len(stamp.frames), len(stamp.classes), *stamp.size)
-        if array.dtype != np.uint8 or array.shape != shape:
-            raise PredictionsError(
-                f"{folder / _ARRAY} must be uint8 of {shape}, but is {array.dtype} of {array.shape}; "
-                f"remove {folder} to predict again"
-            )
-        return cls(stamp, np.asarray(array), in_sample)
+        return cls(stamp, array, in_sample)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,13 +184,23 @@ def read_stamp(folder: Location) -> Stamp:
     """The stamp in a folder of predictions. Raises PredictionsError."""
     path = folder / _STAMP
     try:
-        values: dict[str, Any] = json.loads(retried(lambda: path.read_text(encoding="utf-8"), path, "read"))
-        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
-        return Stamp(**fields)
+        values = Document(read_json(path)).only(field.name for field in dataclasses.fields(Stamp))
+        height, width = values.wholes("size", 1)
+        return Stamp(
+            config=values.text("config"),
+            data=values.text("data"),
+            fold=values.whole("fold"),
+            folds=values.whole("folds"),
+            classes=values.texts("classes"),
+            size=(height, width),
+            frames=values.texts("frames"),
+            trained_on=values.texts("trained_on"),
+            flip="flip" in values and values.flag("flip"),
+        )
     except FileNotFoundError as error:
         raise PredictionsError(f"no predictions are in {folder}: {_STAMP} is missing") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise PredictionsError(f"{path} is damaged or not ours; remove {folder} to predict again") from error
+    except ValueError as error:
+        raise PredictionsError(f"{path} is damaged or not ours ({error}); remove {folder} to predict again") from error
 
 
 def refuse_other(folder: Location, found: Stamp, expected: Stamp) -> None:

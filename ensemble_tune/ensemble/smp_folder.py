@@ -19,6 +19,7 @@ import segmentation_models_pytorch as smp
 
 from ensemble_tune.ensemble.base_model import STRIDE, BaseModel
 from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble, models_of
 
 _CARD = """# {architecture} with {encoder}
@@ -33,7 +34,7 @@ import torch
 
 network = smp.from_pretrained("FOLDER").eval()
 prepare = A.Compose.from_pretrained("FOLDER")
-pixels = prepare(image=image)["image"]  # image: (H, W, 3) uint8 RGB, of any size
+pixels = prepare(image=image)["image"]  # image: (H, W, {channels}) {pixels}, of any size
 with torch.inference_mode():
     logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None])[..., :{height}, :{width}]
 ```
@@ -47,17 +48,24 @@ def write_smp(ensemble: TrainedEnsemble, folder: Path) -> tuple[str, ...]:
     for place, (base, models) in enumerate(zip(manifest.bases, ensemble.members, strict=True), start=1):
         for fold, model in zip(models_of(manifest), models.children(), strict=True):
             name = f"{place}-{base.architecture}-{base.encoder}" + (f"-fold-{fold}" if fold else "")
-            _write(cast(BaseModel, model), base, manifest.classes, folder / name)
+            _write(cast(BaseModel, model), base, manifest, folder / name)
             names.append(name)
     return tuple(names)
 
 
-def _write(model: BaseModel, base: BaseConfig, classes: tuple[str, ...], folder: Path) -> None:
+def _write(model: BaseModel, base: BaseConfig, manifest: EnsembleManifest, folder: Path) -> None:
     height, width = base.size
+    images = manifest.images
     folder.mkdir()
     # Before smp's own card, which would put the weights under a licence that nobody chose.
     card = _CARD.format(
-        architecture=base.architecture, encoder=base.encoder, classes=", ".join(classes), height=height, width=width
+        architecture=base.architecture,
+        encoder=base.encoder,
+        classes=", ".join(manifest.classes),
+        height=height,
+        width=width,
+        channels=images.channels,
+        pixels=f"uint{images.bits}{' RGB' if images.channels == 3 else ''}",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     cast(smp.base.SegmentationModel, model.network).save_pretrained(folder)

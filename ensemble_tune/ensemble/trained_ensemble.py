@@ -18,7 +18,7 @@ from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.manifest import MANIFEST_FILE, EnsembleManifest
 from ensemble_tune.ensemble.predictions import quantise
 from ensemble_tune.ensemble.training_state import WEIGHTS_FILE, load_weights
-from ensemble_tune.errors import RunError
+from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.storage import Location, atomic_folder, copy_file
 
 
@@ -69,11 +69,13 @@ class TrainedEnsemble(nn.Module):
         classes = len(manifest.classes)
         members = []
         for place, base in enumerate(manifest.bases, start=1):
-            models = [
-                build_base_model(base, classes, images=manifest.images, pretrained=False) for _ in models_of(manifest)
-            ]
-            for fold, model in zip(models_of(manifest), models, strict=True):
-                load_weights(model, folder / "members" / f"{place}-fold-{fold}")
+            models = []
+            for fold in models_of(manifest):
+                try:
+                    models.append(build_base_model(base, classes, images=manifest.images, pretrained=False))
+                except ConfigError as error:
+                    raise ConfigError(f"{folder / MANIFEST_FILE}: {error}") from error
+                load_weights(models[-1], folder / "members" / f"{place}-fold-{fold}")
             members.append(models)
         fusion = build_fusion(manifest.fusion, len(members), classes, manifest.images)
         if manifest.fusion.trained:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.precision import number_type
 from ensemble_tune.errors import RunError
-from ensemble_tune.storage import Location, retried
+from ensemble_tune.storage import Location, read_json
 from ensemble_tune.trial import Checkpoint
 
 WEIGHTS_FILE = "model.safetensors"
@@ -118,14 +118,20 @@ class TrainingState:
         state_of: dict[int, dict[str, Tensor]] = {}
         for index, (name, parameter) in enumerate(self._parameters.items()):
             own = {key: moments[f"{name}/{key}"] for key in _MOMENTS if f"{name}/{key}" in moments}
+            shapes = {key: () if key == "step" else parameter.shape for key in _MOMENTS}
+            if own and {key: value.shape for key, value in own.items() if value.is_floating_point()} != shapes:
+                raise _damaged(folder / _OPTIMISER_FILE)
             # The order of dimensions in memory is restored too: a fused step walks all its tensors alike.
             state_of[index] = {
                 key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in own.items()
             }
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state_of, "param_groups": groups})
-        if state.get("scaler"):
-            self.scaler.load_state_dict(state["scaler"])
+        scaler, own_scaler = state.get("scaler"), self.scaler.state_dict()
+        if scaler and own_scaler:
+            if not isinstance(scaler, dict) or _types(scaler) != _types(own_scaler):
+                raise _damaged(folder / _STATE_FILE)
+            self.scaler.load_state_dict(scaler)
 
     def _identity(self) -> dict[str, str | int]:
         """What must be equal for one training to continue another; how far a trial goes is not part of it."""
@@ -177,17 +183,23 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"{str(file)!r} is missing or damaged; remove the checkpoint, and start from an earlier one"
-        ) from error
+        raise _damaged(file) from error
 
 
 def _read_state(folder: Location) -> dict[str, Any]:
     file = folder / _STATE_FILE
     try:
-        state = json.loads(retried(lambda: file.read_text(encoding="utf-8"), file, "read"))
+        state = read_json(file)
     except (FileNotFoundError, ValueError) as error:
-        raise RunError(
-            f"{str(file)!r} is missing or damaged; remove the checkpoint, and start from an earlier one"
-        ) from error
-    return dict(state)
+        raise _damaged(file) from error
+    if not isinstance(state, dict):
+        raise _damaged(file)
+    return state
+
+
+def _types(values: Mapping[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in values.items()}
+
+
+def _damaged(file: Location) -> RunError:
+    return RunError(f"{str(file)!r} is missing or damaged; remove the checkpoint, and start from an earlier one")

@@ -8,11 +8,11 @@ seed = 7             # optional
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ensemble_tune.documents import parse_toml
 from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.search_space import Parameter, SearchSpace
@@ -34,10 +34,10 @@ class MisfitError(LookupError):
 def load_points(path: str | Path, space: SearchSpace) -> list[dict[str, Value]]:
     """The points of a file, each with the space's fixed values. Raises ConfigError, in one line, for a wrong one."""
     try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        document = parse_toml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"given points are a readable TOML file, but {path} is not: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"given points are a TOML file, but {path} is not: {error}") from None
     for key in document:
         if key != _TABLE:

@@ -21,9 +21,10 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from ensemble_tune.documents import Document, parse_json
 from ensemble_tune.errors import RunError
 from ensemble_tune.object_path import ObjectPath
 
@@ -51,6 +52,18 @@ class Claim:
     owns: bool = False
     """Whether it writes; else it would like to."""
     beat: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Claim:
+        """From what a process wrote of itself. Raises ValueError."""
+        told = Document(parse_json(text)).only(field.name for field in fields(cls))
+        return cls(
+            owner=told.text("owner"),
+            life=told.text("life"),
+            pid=told.whole("pid"),
+            owns=told.flag("owns"),
+            beat=told.whole("beat"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +203,10 @@ class Lease:
         for token in found.keys() - {self._token} - self._dead:
             path = self._writers / f"{token}.json"
             try:
-                claim = Claim(**json.loads(path.read_text()))
+                claim = Claim.parse(path.read_text())
             except FileNotFoundError:
                 continue
-            except (ValueError, TypeError):
+            except ValueError:
                 raise RunError(f"{path} is damaged; remove it if no search writes to {self._folder.parent}") from None
             silent = max(0.0, (mine - found[token]) / 1e9 + _now() - self._heard) if mine else 0.0
             others[token] = _Rival(claim, silent)

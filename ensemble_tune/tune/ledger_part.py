@@ -20,6 +20,8 @@ TIME = pa.timestamp("us", tz="UTC")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCHS_AT_MOST = 2**32
+_FIRST, _LAST = 0, int((datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) / timedelta(microseconds=1))
+"""Times that a search may have been at, in microseconds since 1970."""
 
 
 class Part(NamedTuple):
@@ -91,18 +93,20 @@ def read_part(path: Location, layout: Layout) -> tuple[pa.Table, pa.Schema]:
         # ends takes the whole process down.
         with arrow_file(path) as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
-    except pa.ArrowException as error:
+        # Arrow believes what it reads: no text needs to be UTF-8, and an index may point anywhere.
+        table.validate(full=True)
+        for wrong in _wrong_columns(table, layout):
+            raise damaged(path, wrong)
+        schema = table.schema.remove_metadata()
+        table = pa.table([table[f.name].cast(plain(f.type)) for f in schema], names=schema.names)
+        for wrong in _wrong_rows(table, part, layout):
+            raise damaged(path, wrong)
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # names of columns are no more checked than texts are
         raise damaged(path, reason_of(error)) from None
     except OSError as error:
         if error.errno is not None:
             raise
         raise damaged(path, reason_of(error)) from None
-    for wrong in _wrong_columns(table, layout):
-        raise damaged(path, wrong)
-    schema = table.schema.remove_metadata()
-    table = pa.table([table[f.name].cast(plain(f.type)) for f in schema], names=schema.names)
-    for wrong in _wrong_rows(table, part, layout):
-        raise damaged(path, wrong)
     return table, schema
 
 
@@ -164,6 +168,11 @@ def _wrong_columns(table: pa.Table, layout: Layout) -> Iterator[str]:
 
 
 def _wrong_rows(table: pa.Table, part: Part, layout: Layout) -> Iterator[str]:
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        if kind == TIME:
+            times = table[name].drop_null().cast(pa.int64()).to_numpy()
+            if len(times) and not (times.min() >= _FIRST and times.max() <= _LAST):
+                yield f"its column {name} has a time outside of the calendar"
     for stage in table["stage"].unique().to_pylist():
         if stage != part.stage:
             yield f"it has rows of stage {stage}"
@@ -173,8 +182,8 @@ def _wrong_rows(table: pa.Table, part: Part, layout: Layout) -> Iterator[str]:
         astray |= numbers >= part.first + layout.a_part
     if astray.any():
         yield f"it has a row of {layout.number} {numbers[astray][0]}, which belongs to another part"
-    keys, times = np.unique(layout.keys(table), return_counts=True)
-    if (times > 1).any():
-        number, epoch = divmod(int(keys[times > 1][0]), _EPOCHS_AT_MOST)
+    keys, counts = np.unique(layout.keys(table), return_counts=True)
+    if (counts > 1).any():
+        number, epoch = divmod(int(keys[counts > 1][0]), _EPOCHS_AT_MOST)
         which = "" if layout.epoch is None else f", {layout.epoch} {epoch}"
         yield f"it has {layout.number} {number}{which} more than once"

@@ -45,7 +45,7 @@ class DiskLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+            who = owner.read_text(encoding="utf-8", errors="replace") if owner.exists() else "another process"
             raise RunError(
                 f"one search writes to a run folder at a time, but {who} writes to {self._folder.parent}; "
                 "wait for it, stop it, or use another --out"

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
+from ensemble_tune.documents import Document
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Value
 
@@ -118,20 +119,22 @@ class EpochRecord:
         }
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> EpochRecord:
-        """Reads back `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+    def from_json(cls, row: object) -> EpochRecord:
+        """Reads back `to_json`. Raises ValueError for anything else."""
+        known = Document(row)
+        # Checkpoints of earlier versions have none.
+        gpu = known.plain("gpu") if "gpu" in known else {}
         return cls(
-            trial=str(row["trial"]),
-            stage=str(row["stage"]),
-            number=int(row["number"]),
-            attempt=int(row["attempt"]),
-            epoch=int(row["epoch"]),
-            scores={str(k): math.nan if v is None else float(v) for k, v in row["scores"].items()},
-            seconds={str(k): float(v) for k, v in row["seconds"].items()},
-            reported=datetime.fromisoformat(row["reported"]),
-            worker=str(row["worker"]),
-            # Checkpoints of earlier versions have none.
-            gpu={str(k): v if isinstance(v, str) else float(v) for k, v in row.get("gpu", {}).items()},
+            trial=known.text("trial"),
+            stage=known.text("stage"),
+            number=known.whole("number"),
+            attempt=known.whole("attempt"),
+            epoch=known.whole("epoch"),
+            scores=known.numbers("scores"),
+            seconds=known.numbers("seconds"),
+            reported=known.time("reported"),
+            worker=known.text("worker"),
+            gpu={name: value if isinstance(value, str) else float(value) for name, value in gpu.items()},
         )
 
 
@@ -196,19 +199,23 @@ class TrialRecord:
         }
 
     @classmethod
-    def of_proposal(cls, row: Mapping[str, Any]) -> TrialRecord:
-        """Reads back `proposal_to_json`, as a trial that runs. Raises KeyError, TypeError or ValueError."""
-        return cls(
-            trial=str(row["trial"]),
-            stage=str(row["stage"]),
-            number=int(row["number"]),
+    def of_proposal(cls, row: object) -> TrialRecord:
+        """Reads back `proposal_to_json`, as a trial that runs. Raises ValueError."""
+        known = Document(row)
+        record = cls(
+            trial=known.text("trial"),
+            stage=known.text("stage"),
+            number=known.whole("number"),
             status=Status.RUNNING,
-            params=dict(row["params"]),
-            seed=int(row["seed"]),
-            sampler=str(row["sampler"]),
-            started=datetime.fromisoformat(row["started"]),
-            provenance=dict(row["provenance"]),
+            params=known.plain("params"),
+            seed=known.whole("seed"),
+            sampler=known.text("sampler"),
+            started=known.time("started"),
+            provenance=known.own_texts("provenance"),
         )
+        if record.trial != trial_name(record.stage, record.number):
+            raise ValueError(f"trial {record.number} of {record.stage} is not called {record.trial!r}")
+        return record
 
     def with_epoch(self, row: EpochRecord, metric: str, mode: Mode, worth: Worth) -> TrialRecord:
         """This trial after one more epoch; under worth "best", a score that is nan never becomes the best."""

@@ -13,18 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
+from ensemble_tune.documents import parse_toml
 from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.trial import Value
 
 _KEYS = ("low", "high", "log", "step", "choices", "when")
+_DIGITS = 700
+"""From the largest number to the smallest one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ class SearchSpace:
         if path.suffix == ".toml" or path.is_file():
             try:
                 text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:
                 raise ConfigError(f"a search space is a readable TOML file, but {path} is not: {error}") from None
             return cls.parse(text, str(path))
         shipped = {entry.name.removesuffix(".toml"): entry for entry in _shipped() if entry.name.endswith(".toml")}
@@ -104,8 +106,8 @@ class SearchSpace:
     def parse(cls, text: str, origin: str = "search space") -> SearchSpace:
         """Reads TOML text; `origin` names it in errors. Raises ConfigError."""
         try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            document = parse_toml(text)
+        except ValueError as error:
             raise ConfigError(f"{origin} is not valid TOML: {error}") from None
         for key in document:
             if key != "parameters":
@@ -295,7 +297,8 @@ def _range(name: str, spec: Mapping[str, Any], when: Mapping[str, tuple[Value, .
         raise ConfigError(f"{origin}: {name} is a range of whole numbers, so step must be one too, but got {step}")
     if step is not None:
         # As written, not as rounded: 0.5 is five steps of 0.1.
-        beyond = (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step))
+        with localcontext(prec=_DIGITS):
+            beyond = (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step))
         if beyond:
             raise ConfigError(
                 f"{origin}: high of {name} must be low plus a whole number of steps of {step}, but got {high}; "

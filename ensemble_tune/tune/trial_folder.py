@@ -8,12 +8,14 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from ensemble_tune.documents import Document
 from ensemble_tune.errors import RunError
 from ensemble_tune.storage import (
     Location,
     atomic_folder,
     claim_folder,
     names_in,
+    read_json,
     remove_folder,
     remove_partial,
     retried,
@@ -132,10 +134,10 @@ class TrialFolder:
         """What `remember` wrote, as a running trial; None where nothing is. Raises RunError if it is damaged."""
         path = self.path / _RECORD
         try:
-            return TrialRecord.of_proposal(json.loads(retried(lambda: path.read_text(encoding="utf-8"), path, "read")))
+            return TrialRecord.of_proposal(read_json(path))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except ValueError as error:
             raise RunError(
                 f"a trial's folder says what the trial is, but {path} is damaged ({error}); remove the folder "
                 f"{self.path} to train the trial anew"
@@ -201,9 +203,8 @@ def rows_of(checkpoint: StoredCheckpoint) -> list[EpochRecord]:
     """The rows that a checkpoint carries. Raises RunError if they are damaged."""
     path = checkpoint.folder / _ROWS
     try:
-        text = retried(lambda: path.read_text(encoding="utf-8"), path, "read")
-        rows = [EpochRecord.from_json(row) for row in json.loads(text)]
-    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
+        rows = [EpochRecord.from_json(row) for row in Document({_ROWS: read_json(path)}).items(_ROWS)]
+    except (FileNotFoundError, ValueError) as error:
         raise RunError(
             f"a checkpoint carries its trial's rows, but {path} is damaged ({error}); "
             f"remove the folder {checkpoint.folder} to train on from the checkpoint before it"

@@ -299,7 +299,7 @@ class Events(TrialScheduler):
         """A trial's worker died; called before `Proposals.on_trial_complete`."""
         # Tune's own `get_error` reads a copy that may not have been made yet.
         file = Path(trial.error_file or "")
-        if file.is_file() and (why := file.read_text(encoding="utf-8").strip()):
+        if file.is_file() and (why := file.read_text(encoding="utf-8", errors="replace").strip()):
             self._proposals.why[trial.trial_id] = why
 
     def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:

@@ -13,6 +13,7 @@ from ensemble_tune.ensemble import onnx_file
 from ensemble_tune.ensemble.base_model import BaseModel, build_base_model
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.fusion import build_fusion
+from ensemble_tune.ensemble.image_spec import ImageSpec
 from ensemble_tune.ensemble.layers import DilatedConv2d
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.onnx_file import write_onnx
@@ -154,4 +155,11 @@ def test_weights_that_no_file_holds_are_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(onnx_file, "_LARGEST", 100)
     with pytest.raises(ConfigError, match=r"holds at most .* GiB of weights, but the ensemble has "):
         write_onnx(_ensemble({"kind": "mean"}), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_16_bits_are_refused(tmp_path: Path) -> None:
+    deep = ImageSpec(bits=16, mean=(1.0, 2.0, 3.0), std=(1.0, 1.0, 1.0))
+    with pytest.raises(ConfigError, match=r"images of 8 bits a channel, .* trained on 16; .* --format smp"):
+        write_onnx(_ensemble({"kind": "mean"}, images=deep), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -31,11 +31,11 @@ def test_what_an_epoch_took_of_a_gpu_survives_json_and_may_be_missing() -> None:
 @pytest.mark.parametrize(
     "damage", [{"scores": 3}, {"epoch": "x"}, {"reported": "today"}, {"seconds": None}, {"trial": ...}]
 )
-def test_a_damaged_epoch_is_told_by_the_errors_that_its_reader_expects(damage: dict[str, object]) -> None:
+def test_a_damaged_epoch_is_told_by_the_error_that_its_reader_expects(damage: dict[str, object]) -> None:
     row = epoch_record(0, 1).to_json() | damage
     if row["trial"] is ...:
         del row["trial"]
-    with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
+    with pytest.raises(ValueError):
         EpochRecord.from_json(row)
 
 

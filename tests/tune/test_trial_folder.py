@@ -330,7 +330,7 @@ def test_a_damaged_memory_of_a_trial_is_named(tmp_path: Path) -> None:
     folder = TrialFolder(tmp_path / "base-0000")
     folder.path.mkdir()
     (folder.path / "trial.json").write_text('{"trial": "base-0000"}')
-    with pytest.raises(RunError, match=r"trial\.json is damaged \('stage'\); remove the folder .* the trial anew"):
+    with pytest.raises(RunError, match=r"trial\.json is damaged \(stage is missing\); remove the folder .* anew"):
         list(unwritten(tmp_path, "base", set()))
 
 
