@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 1400, 900
 
 def draw(report: Path, to: Path) -> None:
     """Writes the picture. Needs Chromium, as tests/browser does."""
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    browser_path = shutil.which("chromium")
     if browser_path is None:
         sys.exit("a picture needs Chromium, but none is on the path; install Debian's chromium")
     with sync_playwright() as playwright:

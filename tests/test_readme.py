@@ -1,8 +1,8 @@
 """README.md and docs/ hold: every command and every snippet runs as it stands there, but for smaller numbers.
 
 A page is read from top to bottom in a folder of its own, where CamVid is a tiny data set, runs/camvid and runs/demo are
-a finished run of it, and photos is a folder of images. The smaller numbers stand in `_SMALLER` and `_SMALLER_CALLS`,
-what is not run in `ELSEWHERE`.
+a finished run of it, runs/final is its final training, and photos a folder of images. The smaller numbers stand in
+`_SMALLER` and `_SMALLER_CALLS`, what is not run in `ELSEWHERE`.
 """
 
 import ast
@@ -185,6 +185,7 @@ def reader(
     """In a folder that has what the pages speak of."""
     shutil.copytree(finished.out, tmp_path / "runs" / "camvid")
     (tmp_path / "runs" / "demo").symlink_to(tmp_path / "runs" / "camvid")
+    (tmp_path / "runs" / "final").symlink_to(tmp_path / "runs" / "camvid" / "final")
     (tmp_path / _DATASET).symlink_to(tiles)
     (tmp_path / "photos").symlink_to(tiles / "test")
     write_spaces(tmp_path / "spaces")
