@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 WIDTH, HEIGHT = 1400, 900
-"""In pixels; below the answer the picture ends."""
+"""In pixels."""
 
 
 def draw(report: Path, to: Path) -> None:
@@ -20,9 +20,7 @@ def draw(report: Path, to: Path) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(report.absolute().as_uri())
         page.wait_for_selector("html[data-drawn=all]")
-        end = page.locator("#fusions .plot").first.bounding_box() or page.locator("#fusions").bounding_box()
-        bottom = HEIGHT if end is None else min(HEIGHT, end["y"] + end["height"])
-        page.screenshot(path=to, clip={"x": 0, "y": 0, "width": WIDTH, "height": bottom})
+        page.screenshot(path=to)
         browser.close()
 
 
