@@ -165,9 +165,11 @@ class _Smaller(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id in _SMALLER_CALLS:
-            smaller = _SMALLER_CALLS[node.func.id]
-            kept = [keyword for keyword in node.keywords if keyword.arg not in smaller]
-            node.keywords = kept + [ast.keyword(name, ast.Constant(value)) for name, value in smaller.items()]
+            given = _SMALLER_CALLS[node.func.id]
+            names = [None if each.arg is None else ast.Constant(each.arg) for each in node.keywords]
+            keys = [*names, *map(ast.Constant, given)]
+            values = [*(each.value for each in node.keywords), *map(ast.Constant, given.values())]
+            node.keywords = [ast.keyword(None, ast.Dict(keys, values))]  # of equal names the last one counts
         return node
 
 
