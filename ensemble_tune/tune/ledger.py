@@ -58,9 +58,9 @@ _log = logging.getLogger(__name__)
 class Ledger:
     """Reads the ledger of a run folder, and writes it as its one writer."""
 
-    def __init__(self, folder: Location, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: str | Location, *, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: seconds, by which flushes are due and storage that fails is tried again."""
-        self.folder = folder
+        self.folder = folder = location(folder)
         self._clock = clock
         self._writer = one_writer(folder)
         self._trials = LedgerTable(folder / "trials", TRIALS, trial_row, trial_records)
