@@ -105,11 +105,11 @@ def test_the_seam_leans_on_nothing_of_ours_but_the_seam(name: str) -> None:
         assert not under(imported, "ensemble_tune") or imported in SEAM, f"{name} imports {imported}"
 
 
-def test_only_three_files_know_tune_s_interfaces() -> None:
+def test_only_four_files_know_tune_s_interfaces() -> None:
     def knowing(package: str) -> set[str]:
         return {module_of(path) for path in FILES if any(under(name, package) for name in imports_of(path))}
 
-    hooks = ("ray_runner", "trainable", "tune_hooks")
+    hooks = ("ray_runner", "trainable", "tune_hooks", "tune_workers")
     assert knowing("ray.tune") == {f"ensemble_tune.tune.{name}" for name in hooks}
     # Joining a cluster and its machines, what Ray prints, `ray up`'s schema, draining a machine: Ray itself, not Tune.
     others = ("tune.ray_start", "tune.machines", "tune.quiet", "cluster.launcher", "cluster.drain")

@@ -27,6 +27,7 @@ from ensemble_tune.tune.resources import Machine, Resources
 from ensemble_tune.tune.scheduler import Decision
 from ensemble_tune.tune.stage import Handed, Stage
 from ensemble_tune.tune.trainable import REPORT, Report
+from ensemble_tune.tune.tune_workers import TuneWorkers
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -202,6 +203,7 @@ class Proposals(SearchAlgorithm):
                 self._counted = time.monotonic()
                 stage.meet(machines)
                 self._move(stage, {machine.id for machine in machines}, tune_controller)
+                self._call(tune_controller)
             if stage.bookings is not None:
                 stage.conductor.meter.held = stage.bookings.held("GPU")
             stage.conductor.look()
@@ -213,6 +215,17 @@ class Proposals(SearchAlgorithm):
         for trial in tune_controller.get_trials():  # type: ignore[no-untyped-call]
             if trial.status == TuneTrial.PENDING and stage.moves(trial.trial_id, there):
                 tune_controller.stop_trial(trial)  # type: ignore[no-untyped-call]
+
+    def _call(self, tune_controller: TuneController) -> None:
+        """Sends something to each worker that trains, so that the end of its connection is noticed.
+
+        A worker that was cut off from the network for half a minute has given up its end, and what it had to report is
+        lost. Ray waits for it, and asks after five minutes; whatever is sent is refused at once, and the trial moves.
+        """
+        for trial in tune_controller.get_trials():  # type: ignore[no-untyped-call]
+            actor = trial.temporary_state.ray_actor
+            if trial.status == TuneTrial.RUNNING and actor is not None:
+                actor.__ray_ready__.remote()  # waits there for the end of the epoch, then does nothing
 
     def _stop(self, stage: Stage, tune_controller: TuneController) -> None:
         """Ends trials at once, wherever they are; each has the checkpoint of its last epoch."""
@@ -253,11 +266,8 @@ class Events(TrialScheduler):
     def __init__(self, proposals: Proposals) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._proposals = proposals
-        self._kept: tuple[Any, int] = (None, 0)
-        """How many idle workers of a share Tune was told to keep."""
-        self._waiting: deque[TuneTrial] = deque()
-        self._takes_over: dict[str, Any] = {}
-        """The request to Ray of trials that are about to take over a worker that Tune was told to keep, by name."""
+        self._workers = TuneWorkers()
+        self._waiting: list[TuneTrial] = []
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Called for every result but a trial's last, which only says that there are no more epochs."""
@@ -273,26 +283,15 @@ class Events(TrialScheduler):
         """Called before `Proposals.on_trial_complete`; a last result may bring rows too."""
         self._proposals.pass_on(result)
         # Tune keeps a worker for a trial that it knows of and that makes the same request; so it is told of one.
-        cache: Any = getattr(tune_controller, "_actor_cache", None)
         follower = self._proposals.keeps_worker(trial.trial_id)
-        if follower is not None and hasattr(cache, "increase_max"):
-            cache.increase_max(trial.placement_group_factory)
-            self._takes_over[follower] = trial.placement_group_factory
+        if follower is not None:
+            self._workers.hand_over(tune_controller, trial, follower)
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial waits for a place."""
-        # Tune keeps only as many idle workers as trials wait, so at the end of a stage all but one would go. No
-        # public setting changes that; where this one is gone, stages are as right, and start more slowly. Where trials
-        # have shares of their own, an idle worker's share may be what another trial waits for.
-        cache: Any = getattr(tune_controller, "_actor_cache", None)
+        # Where trials have shares of their own, an idle worker's share may be what another trial waits for.
         keep = self._proposals.places if self._proposals.alike and not self._proposals.grows else 0
-        if keep != self._kept[1] and hasattr(cache, "increase_max") and hasattr(cache, "decrease_max"):
-            factory, kept = self._kept
-            if kept:
-                cache.decrease_max(factory, by=kept)
-            if keep:
-                cache.increase_max(trial.placement_group_factory, by=keep)
-            self._kept = (trial.placement_group_factory, keep)
+        self._workers.keep(tune_controller, trial, keep)
         self._waiting.append(trial)
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
@@ -306,14 +305,16 @@ class Events(TrialScheduler):
         """Nothing to do: Tune tells `Proposals`."""
 
     def choose_trial_to_run(self, tune_controller: TuneController, **kwargs: Any) -> TuneTrial | None:
-        """The trial that has waited longest: Tune itself would give a freed worker to the newest."""
+        """The trial that has waited longest: Tune itself would give a freed worker to the newest.
+
+        A trial whose own worker is on its way comes behind the others: Tune would end that worker, so that with short
+        trials none but the first would ever arrive.
+        """
         self._proposals.look(tune_controller)
-        cache: Any = getattr(tune_controller, "_actor_cache", None)
-        for name in self._takes_over.keys() - self._proposals.coming:  # Tune knows of it by now, or it does not come
-            cache.decrease_max(self._takes_over.pop(name))
-        while self._waiting and self._waiting[0].status != TuneTrial.PENDING:
-            self._waiting.popleft()
-        return self._waiting[0] if self._waiting else None
+        self._workers.handed_over(tune_controller, self._proposals.coming)
+        self._waiting = [trial for trial in self._waiting if trial.status == TuneTrial.PENDING]
+        others = (trial for trial in self._waiting if not self._workers.is_starting(tune_controller, trial))
+        return next(others, next(iter(self._waiting), None))
 
     def debug_string(self) -> str:
         """Shown by Tune's own output, which is off."""
