@@ -6,7 +6,7 @@ CAMVID ?= CamVid
 # The folder of LCBench's surrogate, model.onnx and its two JSON files, from YAHPO-Gym: https://github.com/slds-lmu/yahpo_data
 LCBENCH ?= lcbench
 
-.PHONY: demo test hosts check bench soak setup clean
+.PHONY: demo test check bench soak setup clean
 
 setup: .venv/.installed
 
@@ -21,9 +21,8 @@ demo: setup
 	    --base-space demo --base-trials 4 --base-epochs 6 --scheduler none \
 	    --meta-space meta-small --meta-trials 3 --meta-epochs 5
 
-# Faster, but not yet shown to be as steady: pytest -n 2 --dist loadgroup
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -54,10 +53,6 @@ bench: setup
 	    --trials 24 --epochs 9 --sampler random --scheduler none
 	$(BIN)/python benchmarks/own_curves.py runs/curves 300
 	$(BIN)/python benchmarks/ensemble_gain.py $(CAMVID) --out runs/ensemble_gain
-
-# Ray on three SSH hosts, made of network namespaces; as root, some ten minutes.
-hosts: setup
-	$(BIN)/python -m pytest -m hosts tests/cluster
 
 # Kills drivers and workers at random moments, 300 times, then reads 100,000 damaged files; half an hour and more.
 soak: setup

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from s3_server import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
 from tiles import write_tiles
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.storage import Location, location
@@ -14,19 +16,33 @@ from ensemble_tune.storage import Location, location
 if TYPE_CHECKING:
     from tiny_run import Finished
 
+_ON_THEIR_OWN = ("tests/cluster/", "tests/ensemble/", "tests/fuzz/", "tests/tune/")
+
 # No test may join a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
 os.environ |= ENVIRONMENT
 # Ray's workers are nice to whatever else runs here, and would be waited for too long.
 os.environ |= {"RAY_worker_niceness": "0"}
+# A test that asks Ray something without having started it fails, and does not join whatever it finds.
+os.environ |= {"RAY_ENABLE_AUTO_CONNECT": "0"}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two halves for `-n 2 --dist loadgroup`: what starts Ray here, one after another, and all else beside it."""
-    for item in items:
-        here = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group("beside" if here in ("cluster", "ensemble") else "ray"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """With `-n 2`, a file at a time to whoever is free, but those together that share the finished run.
+
+    They come first, and beside them the SSH hosts, which mostly wait.
+    """
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):
+    """Hands out files of tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file.startswith(_ON_THEIR_OWN) else "of the finished run"
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from ray_cluster import Cluster, on_hosts
 sys.path.append(str(Path(__file__).parents[1] / "tune"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Ray on three SSH hosts, one for all tests; skipped with the reason where no hosts can be made."""
+    """Ray on three SSH hosts, one for all tests of a file; skipped with the reason where no hosts can be made."""
     why = missing()
     if why:
         pytest.skip(why)

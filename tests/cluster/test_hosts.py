@@ -19,7 +19,7 @@ from ray_cluster import Cluster, back_on, on_the_page, wait_for
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 EPOCHS = 6
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from counting_trial import CountingTrial, check
 from records import epoch_record, trial_record
 
@@ -25,15 +24,12 @@ from ensemble_tune.tune.search_space import SearchSpace
 from ensemble_tune.tune.trainable import REPORT, RayTrial
 from ensemble_tune.tune.trial_folder import TrialFolder, unwritten
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 SPACE = SearchSpace.parse("[parameters]\nrate = { low = 0.0, high = 1.0 }\nepochs = 3")
 GOAL = Goal(stage="base", metric="score", keep=2, sampler="random")
 
 OPENED: list[Ledger] = []
-
-
-@pytest.fixture(autouse=True)
-def no_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "get", lambda reference: reference)
 
 
 class KilledError(BaseException):

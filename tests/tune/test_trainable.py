@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from counting_trial import CountingTrial, alone
 from records import trial_record
 
@@ -18,13 +17,10 @@ from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.trainable import REPORT, RayTrial, Report
 from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 ALONE = Placement(share=Resources(gpus=0))
 PARAMS = {"rate": 0.5, "epochs": 4, "seed": 3}
-
-
-@pytest.fixture(autouse=True)
-def no_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "get", lambda reference: reference)
 
 
 def assigned(number: int, params: Params, **values: float) -> Assignment:
