@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,10 +81,21 @@ class StridedDepthwiseConv2d(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H', W')."""
-        if features.device.type != "cpu" or features.dtype != torch.bfloat16 or not self.training:
+        if not _is_slow(self, features):
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
             return super().forward(features.float()).to(features.dtype)
+
+
+class StridedDepthwiseConv2dSame(Conv2dSame):  # type: ignore[misc]
+    """The same with TensorFlow's padding, which depends on the input's size: the tf_ encoders have it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H', W')."""
+        if not _is_slow(self, features):
+            return cast(Tensor, super().forward(features))
+        with torch.autocast("cpu", enabled=False):
+            return cast(Tensor, super().forward(features.float())).to(features.dtype)
 
 
 class GlobalAveragePool2d(nn.AdaptiveAvgPool2d):
@@ -102,7 +114,7 @@ class PooledBranch(ASPPPooling):  # type: ignore[misc]
         return cast(Tensor, super().forward(features)).contiguous(memory_format=torch.channels_last)
 
 
-_FASTER = (DilatedConv2d, StridedDepthwiseConv2d, GlobalAveragePool2d, PooledBranch)
+_FASTER = (DilatedConv2d, StridedDepthwiseConv2d, StridedDepthwiseConv2dSame, GlobalAveragePool2d, PooledBranch)
 
 
 def speed_up(network: nn.Module) -> None:
@@ -124,15 +136,22 @@ def _faster(module: nn.Module) -> type[nn.Module] | None:
     if type(module) is nn.Conv2d:
         if max(module.dilation) > 1 and _keeps_size(module):
             return DilatedConv2d
-        if max(module.stride) > 1 and max(module.kernel_size) > 1 and _is_depthwise(module):
+        if _is_strided_depthwise(module):
             return StridedDepthwiseConv2d
+    if type(module) is Conv2dSame and _is_strided_depthwise(module):
+        return StridedDepthwiseConv2dSame
     if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
         return GlobalAveragePool2d
     return PooledBranch if type(module) is ASPPPooling else None
 
 
-def _is_depthwise(module: nn.Conv2d) -> bool:
-    return module.groups == module.in_channels == module.out_channels > 1
+def _is_slow(module: nn.Module, features: Tensor) -> bool:
+    return features.device.type == "cpu" and features.dtype == torch.bfloat16 and module.training
+
+
+def _is_strided_depthwise(module: nn.Conv2d) -> bool:
+    is_depthwise = module.groups == module.in_channels == module.out_channels > 1
+    return is_depthwise and max(module.stride) > 1 and max(module.kernel_size) > 1
 
 
 def _keeps_size(module: nn.Conv2d) -> bool:
