@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import product
+from itertools import count, product
 
 import numpy as np
 import torch
@@ -54,7 +54,10 @@ class BaseTrial:
     """Members that were trained on all training frames before: there fold 0 is not trained again."""
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
-        """Trains; scores are those of the held-out fold, or of val where no fold is held out."""
+        """Trains; scores are those of val, or of the fold that is held out: of this after the last epoch alone.
+
+        How long the model of a fold is trained was chosen before: nobody reads what it scores on the way.
+        """
         device = self.data.prepare()
         fold, member = int(params.get(FOLD, 0)), str(params.get(MEMBER, ""))
         config = _config(params)
@@ -83,6 +86,7 @@ class BaseTrial:
                     yield EpochResult(epoch=start.epoch, scores=score(model), save=partial(copy_state, folder))
             return
         last = config.stop_epoch or config.epochs
+        epochs = count(1 if resume is None else resume.epoch + 1)
         weights = class_weights(config.class_weights, training.class_frequencies())
         for result in train_epochs(
             model=model,
@@ -90,7 +94,7 @@ class BaseTrial:
             loss=SegmentationLoss(weights, config.jaccard_weight),
             batches=lambda epoch: ahead(augmented_batches(config, training, epoch)),
             steps=len(training) // config.batch_size,
-            score=score,
+            score=lambda model: score(model) if next(epochs) == last or not fold else {},
             device=device,
             resume=resume,
         ):

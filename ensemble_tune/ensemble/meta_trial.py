@@ -80,7 +80,10 @@ class MetaTrial:
     """Where what the last epoch made of each frame is saved, under `evidence_name`; None saves none."""
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
-        """Fits; scores are those of val, or of the block. Fusions that no gradient trains have one epoch."""
+        """Fits; scores are those of val, or, after the last epoch alone, of the block that it is not fitted to.
+
+        Fusions that no gradient trains have one epoch.
+        """
         device = self.data.prepare()
         fused, config = _fused(params), _config(params)
         deploy, stacking = params.get(DEPLOY, "refit"), params.get(STACKING, "out-of-fold")
@@ -105,7 +108,7 @@ class MetaTrial:
         last = config.stop_epoch or config.epochs
 
         def score(model: nn.Module, *, final: bool = False) -> dict[str, float]:
-            if scored is None:
+            if scored is None or (block and not final):
                 return {}
 
             def logits_of(rows: Sequence[int]) -> Tensor:

@@ -62,6 +62,12 @@ class TestFoldTrial(_BaseTrialContract):
     def params(self) -> Params:
         return {**PARAMS, "stop_epoch": 2, "fold": 1, "folds": 2, "member": "base-0000"}
 
+    def test_every_epoch_has_scores_and_comes_once(self, tmp_path: Path) -> None:
+        """But those of the held-out fold after the last one alone."""
+        first, second = live(self.trial(tmp_path / "out"), self.params(), tmp_path / "saved")
+        assert (first.epoch, list(first.scores)) == (1, ["train_loss"])
+        assert second.epoch == 2 and {"train_loss", "loss", "miou", "milliseconds"} <= set(second.scores)
+
 
 class TestStartedTrial(_BaseTrialContract):
     """Of a member that was trained before: its weights are loaded, and nothing is trained."""

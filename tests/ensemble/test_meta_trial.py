@@ -200,11 +200,12 @@ def test_a_block_is_scored_by_out_of_fold_predictions_and_not_learned_from(
     members: Members, tmp_path: Path, kind: str
 ) -> None:
     trial = dataclasses.replace(_trial(members), evidence=tmp_path / "evidence")
-    live(trial, {**PARAMS, "kind": kind, "block": 1, "of": "meta-0007"}, tmp_path / "one")
+    results = live(trial, {**PARAMS, "kind": kind, "block": 1, "of": "meta-0007"}, tmp_path / "one")
     frames = members.data.training((32, 32))
     held_out = [frames.names[row] for row in (members.data.fold_of(frames) == 1).nonzero()[0]]
     identity = evidence_identity({**PARAMS, "kind": kind, "block": 1, "of": "meta-0007"})
     found = Evidence.open(tmp_path / "evidence" / "meta-0007-block-1", identity)
+    assert ["miou" in result.scores for result in results] == [*[False] * (len(results) - 1), True]
     assert sorted(found.names) == sorted(held_out)
     # What it knows of the block changes nothing that it learns: with block 1's labels gone, the weights are the same.
     if kind == "plain":
