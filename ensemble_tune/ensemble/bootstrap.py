@@ -1,9 +1,9 @@
-"""How sure a difference between two models is: intervals over frames that resemble their neighbours."""
+"""How sure a difference between two models is: over frames that resemble their neighbours, and over seeds."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +17,8 @@ RESAMPLES = 2000
 _LEVEL = 95.0
 _MANY = 10
 """Sequences from which whole ones are drawn: frames of one err alike however far apart they are."""
+_SEEDS = 1
+"""Sets the draws of seeds apart from those of frames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,20 +88,41 @@ def resampled_ious(evidence: Evidence, weights: Floats) -> Floats:
     return ious(pooled.reshape(-1, classes, classes))
 
 
-def gain(better: Sequence[Evidence], worse: Sequence[Evidence], *, seed: int = 0) -> Interval:
-    """How much higher the first model's mean IoU is than the second's, in paired resamples of the frames.
+def gain(
+    better: Sequence[Evidence], worse: Sequence[Evidence], *, classes: Collection[str] | None = None, seed: int = 0
+) -> Interval:
+    """How much higher the first model's mean IoU is than the second's, in paired resamples of frames and seeds.
 
-    better, worse: each model's evidence, one a seed; figures are means over the seeds. Raises ValueError where the
-    evidence is of different frames.
+    better, worse: each model's evidence, one a seed; figures are means over the seeds. Of as many seeds, they are
+    paired in their order. classes: over which the mean is taken; None is all. Raises ValueError where the evidence is
+    of different frames.
     """
     first = better[0]
+    chance = np.random.default_rng([seed, _SEEDS])
     weights = with_all(draw_frames(first.sequences, seed=seed))
+    columns = [place for place, name in enumerate(first.classes) if classes is None or name in classes]
 
     def scores(found: Sequence[Evidence]) -> Floats:
         each = [resampled_ious(own.sorted_as(first.names), weights) for own in found]
-        return cast(Floats, np.mean([mean_of_numbers(own) for own in each], axis=0))
+        return np.array([mean_of_numbers(own[:, columns]) for own in each])
 
-    return difference(scores(better), scores(worse))
+    one, other = scores(better), scores(worse)
+    if len(one) == len(other):
+        return difference(_mean_of_drawn(one - other, chance), np.zeros(len(weights)))
+    return difference(_mean_of_drawn(one, chance), _mean_of_drawn(other, chance))
+
+
+def _mean_of_drawn(scores: Floats, chance: np.random.Generator) -> Floats:
+    """(S, 1 + R) of S seeds to (1 + R,): the first the mean of all, each other one of seeds drawn for it.
+
+    S - 1 of S are drawn, with replacement: means of these vary as means of S seeds do, those of S drawn ones less (Rao
+    and Wu 1988). A single seed says nothing of others.
+    """
+    seeds, resamples = scores.shape
+    drawn = chance.integers(0, seeds, (max(1, seeds - 1), resamples))
+    means = np.take_along_axis(scores, drawn, axis=0).mean(0)
+    means[0] = scores[:, 0].mean()
+    return cast(Floats, means)
 
 
 def mean_iou(evidence: Evidence, *, seed: int = 0) -> Interval:

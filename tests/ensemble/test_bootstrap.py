@@ -112,6 +112,46 @@ def test_seeds_are_averaged() -> None:
     assert mean.value == pytest.approx((gain([one], [third]).value + gain([other], [third]).value) / 2)
 
 
+def test_seeds_that_differ_widen_the_interval_as_much_as_they_say() -> None:
+    """Gains of 0, 10 and 20 points on all frames alike: the standard error of their mean is 10 / sqrt(3)."""
+    alike = [evidence([50] * 40)] * 3
+    # Hits are IoU h / (200 - h): chosen for the gains in IoU.
+    better = [evidence([hits] * 40) for hits in (50, 60, 70)]
+    each = [gain([one], [alike[0]]) for one in better]
+    assert all(found.low == pytest.approx(found.high) for found in each), "the frames say all the same"
+    together = gain(better, alike)
+    assert together.value == pytest.approx(np.mean([found.value for found in each]))
+    assert together.low == pytest.approx(each[0].value) and together.high == pytest.approx(each[2].value)
+    same = gain([better[1]] * 3, alike)
+    assert same.low == pytest.approx(same.high) == pytest.approx(each[1].value)
+
+
+def test_seeds_are_paired() -> None:
+    """What a seed does to both models is no difference between them."""
+    ours, theirs = ([evidence([hits + more] * 40) for hits in (40, 60, 80)] for more in (2, 0))
+    assert gain(ours, theirs).low > 0
+    assert gain(ours, theirs[:2]).low < 0, "as many are needed for that"
+
+
+def test_intervals_hold_the_mean_over_all_seeds_about_as_often_as_they_say() -> None:
+    """200 times 5 seeds whose gains vary around none by far more than the frames say."""
+    chance, missed = np.random.default_rng(0), 0
+    worse = [evidence([50] * 40)] * 5
+    for _ in range(200):
+        found = gain([evidence([int(hits)] * 40) for hits in chance.normal(50, 6, 5).round()], worse)
+        missed += not found.low <= 0 <= found.high
+    assert 2 <= missed <= 32
+
+
+def test_a_gain_can_be_of_some_classes() -> None:
+    ours, theirs = evidence([80] * 40), evidence([70] * 40)
+    changed = ours.confusions.copy()
+    changed[:, 1] = theirs.confusions[:, 1]
+    mixed = dataclasses.replace(ours, confusions=changed)
+    poles, all_classes = gain([mixed], [theirs], classes=["pole"]), gain([mixed], [theirs])
+    assert 0 < poles.value < all_classes.value
+
+
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     """100 data sets of two equal models, 4 sequences of two blocks each: 95% intervals miss zero a few times."""
     missed = 0
