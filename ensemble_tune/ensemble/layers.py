@@ -14,7 +14,7 @@ from typing import cast
 
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPPPooling
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,15 +87,16 @@ class StridedDepthwiseConv2d(nn.Conv2d):
             return super().forward(features.float()).to(features.dtype)
 
 
-class StridedDepthwiseConv2dSame(Conv2dSame):  # type: ignore[misc]
+class StridedDepthwiseConv2dSame(Conv2dSame):
     """The same with TensorFlow's padding, which depends on the input's size: the tf_ encoders have it."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H', W')."""
         if not _is_slow(self, features):
-            return cast(Tensor, super().forward(features))
+            return cast(Tensor, super().forward(features))  # type: ignore[no-untyped-call]
         with torch.autocast("cpu", enabled=False):
-            return cast(Tensor, super().forward(features.float())).to(features.dtype)
+            convolved = cast(Tensor, super().forward(features.float()))  # type: ignore[no-untyped-call]
+            return convolved.to(features.dtype)
 
 
 class GlobalAveragePool2d(nn.AdaptiveAvgPool2d):
