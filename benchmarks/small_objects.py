@@ -1,11 +1,12 @@
 """How well small objects are learnt in equal training time: the labels' scaling and training recipes, on val.
 
-python benchmarks/small_objects.py CAMVID [--out FOLDER] [--seeds 3] [--processes 2] [--recipes NAME ...]
+python benchmarks/small_objects.py CAMVID [--out FOLDER] [--seeds 3] [--processes 2] [--recipes NAME ...] [--test]
 
 First what labels at a working size can reach at most: grown back by the nearest pixel, they are scored as predictions.
 Then U-Net with mobilenet_v2 from random weights, one thread a training; the seeds vary weights, order and augmentation.
 Each recipe has as many epochs as fit the CPU seconds of the first one, counted over the training alone. Scores are of
-val after the last epoch, at full size; test is not read. FOLDER keeps finished trainings, which are not repeated.
+val after the last epoch, at full size. FOLDER keeps finished trainings, which are not repeated. --test, once the recipe
+is chosen, scores the first one and that of the defaults on test; it trains nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ensemble_tune.ensemble.metrics import Confusion
 from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.training import train_epochs
+from ensemble_tune.ensemble.training_state import load_weights
 from ensemble_tune.storage import write_text
 
 TOGETHER = 8
@@ -73,15 +75,25 @@ class Recipe:
 SIZE = (120, 160)
 SIZES = ((60, 80), SIZE, (180, 240))
 """At which labels are scaled; trainings are of the second."""
+# As the first experiment was trained: with a schedule to an end that was known, and the weights of the last step.
 REFERENCE = BaseConfig(
-    size=SIZE, epochs=20, batch_size=8, learning_rate=2e-3, jaccard_weight=0.0, class_weights="log", augmentation=0.5
+    size=SIZE,
+    epochs=20,
+    batch_size=8,
+    learning_rate=2e-3,
+    schedule="one_cycle",
+    averaging=0.0,
+    jaccard_weight=0.0,
+    class_weights="log",
+    augmentation=0.5,
 )
-# Of BaseConfig. Twice as many steps an epoch take more time, mostly the optimiser's: hence fewer epochs.
-DEFAULTS = replace(REFERENCE, epochs=17, batch_size=4, jaccard_weight=0.5, class_weights="sqrt", augmentation=0.2)
+# Twice as many steps an epoch take more time, mostly the optimiser's: hence fewer epochs.
+DEFAULTS = BaseConfig(size=SIZE, epochs=17)
+CHOSEN = "and the defaults"
 RECIPES = {
     "reference": Recipe(config=REFERENCE, labels="nearest"),
     "thin labels": Recipe(config=REFERENCE),
-    "and the defaults": Recipe(config=DEFAULTS),
+    CHOSEN: Recipe(config=DEFAULTS),
     "and median-frequency weights": Recipe(config=replace(DEFAULTS, class_weights="median")),
 }
 """The first one is what the others are compared with."""
@@ -107,9 +119,8 @@ def train(job: tuple[Path, StageData, str, int]) -> dict[str, float]:
     """The scores of one training after its last epoch, with `cpu` and `wall` seconds of training; from its file if it
     was trained before."""
     folder, stage, name, seed = job
-    recipe = RECIPES[name]
-    config = BaseConfig.from_params({**recipe.config.to_params(), "seed": seed})
-    file = folder / f"{config.digest()}-{recipe.labels}.json"
+    recipe, config, kept = _training(folder, name, seed)
+    file = kept.with_suffix(".json")
     if file.exists():
         return dict(json.loads(file.read_text(encoding="utf-8")))
     device = stage.prepare()
@@ -129,9 +140,37 @@ def train(job: tuple[Path, StageData, str, int]) -> dict[str, float]:
         resume=None,
     ):
         scores = dict(result.scores)
+    kept.mkdir(exist_ok=True)
+    result.save(kept)
     scores["seconds"] = clock.seconds
     write_text(file, json.dumps(scores))
     return scores
+
+
+def test(job: tuple[Path, StageData, str, int]) -> dict[str, float]:
+    """The scores on test of a training that has ended; from their file if they were taken before."""
+    folder, stage, name, seed = job
+    _, config, kept = _training(folder, name, seed)
+    file, trained = kept.with_suffix(".test.json"), kept.with_suffix(".json")
+    if file.exists():
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    if not trained.exists() or not kept.is_dir():
+        raise SystemExit(f"{name}, seed {seed}, is not trained in {folder}; run without --test first")
+    device = stage.prepare()
+    frames = stage.frames("test", config.size)
+    model = build_base_model(config, len(frames.classes))
+    load_weights(model, kept)
+    scores = dict(scored(model.to(device).eval(), frames, device))
+    scores["seconds"] = json.loads(trained.read_text(encoding="utf-8"))["seconds"]
+    write_text(file, json.dumps(scores))
+    return scores
+
+
+def _training(folder: Path, name: str, seed: int) -> tuple[Recipe, BaseConfig, Path]:
+    """A recipe, its config with that seed, and the folder of its weights."""
+    recipe = RECIPES[name]
+    config = BaseConfig.from_params({**recipe.config.to_params(), "seed": seed})
+    return recipe, config, folder / f"{config.digest()}-{recipe.labels}"
 
 
 def scored(model: nn.Module, frames: Frames, device: torch.device) -> Mapping[str, float]:
@@ -161,24 +200,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--test", action="store_true")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # of each process
     options.out.mkdir(parents=True, exist_ok=True)
     stage = StageData(data=str(options.data.absolute()), cache=options.out / "cache", device="cpu")
-    bounds(stage, SIZES)
-    jobs = [(options.out, stage, name, seed) for seed in range(options.seeds) for name in options.recipes]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in options.recipes}
+    recipes = [next(iter(RECIPES)), CHOSEN] if options.test else options.recipes
+    if not options.test:
+        bounds(stage, SIZES)
+    jobs = [(options.out, stage, name, seed) for seed in range(options.seeds) for name in recipes]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in recipes}
+    work = test if options.test else train
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
-        for (_, _, name, seed), scores in zip(jobs, pool.imap(train, jobs, chunksize=1), strict=True):
+        for (_, _, name, seed), scores in zip(jobs, pool.imap(work, jobs, chunksize=1), strict=True):
             found[name].append(scores)
             print(f"{name}, seed {seed}: {scores['miou']:.3f}, small {scores['small_miou']:.3f}", flush=True)
-    show(found, stage.dataset().spec.small)
+    show(found, stage.dataset().spec.small, "test" if options.test else "val")
 
 
-def show(found: Mapping[str, Sequence[Mapping[str, float]]], small: Sequence[str]) -> None:
+def show(found: Mapping[str, Sequence[Mapping[str, float]]], small: Sequence[str], split: str) -> None:
     """Prints a line a recipe: means, standard deviations over the seeds, and means of the small classes."""
     names = [f"iou.{name}" for name in small]
-    print(f"\n{'val':34}{'seconds':>8}{'mIoU':>15}{'small':>15}" + "".join(f"{name:>12}" for name in small))
+    print(f"\n{split:34}{'seconds':>8}{'mIoU':>15}{'small':>15}" + "".join(f"{name:>12}" for name in small))
     for recipe, rows in found.items():
         cells = [f"{statistics.fmean(row['seconds'] for row in rows):8.0f}"]
         cells += [f"{mean_and_spread([row[name] for row in rows]):>15}" for name in ("miou", "small_miou")]
