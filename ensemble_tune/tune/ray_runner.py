@@ -48,6 +48,8 @@ _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "PL_DISABLE_FORK": "1",
+    # Tune's own state of all trials, which nobody reads: it would be written again and again, beside trials that wait.
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
 }
 
 
