@@ -24,9 +24,9 @@ def main(run: str, rounds: int) -> None:
     took: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for number in range(rounds + 1):
         for name, words in COMMANDS.items():
-            own = [*words, run] if words[-1] == "results" else words
+            line = [sys.executable, *words, *([run] if words[-1] == "results" else [])]
             started = time.perf_counter()
-            subprocess.run([sys.executable, *own], stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(line, stdout=subprocess.DEVNULL, check=True)
             if number:  # the first one reads the files from the disk
                 took[name].append(time.perf_counter() - started)
     print("seconds                     median  least  most")

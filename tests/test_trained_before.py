@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from ensemble_tune.trained_before import trained_before
 from ensemble_tune.tune.record import EpochRecord
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
-CONFIG = BaseConfig(architecture="linknet", encoder="tu-test_efficientnet", size=SIZE, epochs=2, batch_size=4)
+PARAMS = {"architecture": "linknet", "encoder": "tu-test_efficientnet", "size": SIZE, "epochs": 2, "batch_size": 4}
+CONFIG = BaseConfig.from_params(PARAMS)
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def folder(tiles: Path, cache: Path, tmp_path: Path, one_thread: None) -> TrialF
     """A trial's, after its last epoch."""
     folder = TrialFolder(tmp_path / CHECKPOINTS / "base-0000")
     rows: list[EpochRecord] = []
-    for result in BaseTrial(data=StageData(data=str(tiles), cache=cache, folds=2))(CONFIG.to_params(), None):
+    for result in BaseTrial(data=StageData(data=str(tiles), cache=cache, folds=2))(PARAMS, None):
         row = EpochRecord(
             trial="base-0000",
             stage="base",
@@ -39,7 +41,7 @@ def folder(tiles: Path, cache: Path, tmp_path: Path, one_thread: None) -> TrialF
 def test_a_checkpoint_comes_with_what_its_epoch_scored(folder: TrialFolder, tmp_path: Path) -> None:
     found = trained_before(tmp_path, "base-0000", CONFIG)
     assert found is not None and found.scores == {"miou": 0.2}
-    assert trained_before(tmp_path, "base-0000", BaseConfig(size=SIZE, epochs=2)) is None
+    assert trained_before(tmp_path, "base-0000", replace(CONFIG, learning_rate=0.5)) is None
 
 
 def test_where_its_rows_are_damaged_the_weights_are_as_good(folder: TrialFolder, tmp_path: Path) -> None:
