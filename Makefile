@@ -30,6 +30,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_floors.py
 
+# imagenet_encoder.py is not among it, since it measures nothing: ensemble_gain.py fetches its encoder's weights by it.
 bench: setup
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/parts.py $(CAMVID)
@@ -41,16 +42,20 @@ bench: setup
 	$(BIN)/python benchmarks/callbacks.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/simulator.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/pip install -q --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set main
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set more --tasks 6 --seeds 3
+	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set gp --tasks 6 --seeds 3
 	$(BIN)/python benchmarks/quality_tune.py $(LCBENCH)
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
 	$(BIN)/python benchmarks/twenty_minutes.py $(CAMVID) --size 90x120
 	$(BIN)/python benchmarks/small_objects.py $(CAMVID)
+	$(BIN)/python benchmarks/splits.py $(CAMVID)
 	$(BIN)/ensemble-tune search base --data $(CAMVID) --out runs/curves --size 60x80 --space base-small \
 	    --trials 24 --epochs 9 --sampler random --scheduler none
+	$(BIN)/python benchmarks/start_up.py runs/curves
 	$(BIN)/python benchmarks/own_curves.py runs/curves 300
 	$(BIN)/python benchmarks/ensemble_gain.py $(CAMVID) --out runs/ensemble_gain
 

@@ -1,6 +1,6 @@
 """Memory of 8 trials on one node against 1: frames and predictions are mapped once, whoever reads them.
 
-python benchmarks/memory.py CAMVID
+python benchmarks/memory.py CAMVID [ROUNDS]
 
 Meta-models with the image as input train on the predictions of one base model at 120x160. Shown are the resident size
 of the mapped files, summed over the workers as if each had its own, and the proportional size, in which a page that
@@ -32,8 +32,8 @@ SIZE, EPOCHS = "120x160", 2
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")
 
 
-def main(data: str) -> None:
-    """Prints a row for 1 and for 8 trials."""
+def main(data: str, rounds: int) -> None:
+    """Prints a row for 1 and for 8 trials, round after round."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data=data, out=Path(folder) / "run", cache=Path(folder) / "cache")
         frames = settings.stage_data()
@@ -43,7 +43,7 @@ def main(data: str) -> None:
             members = {found.best.trial: member_config(found.best)}
             predict(settings, frames, members, predicted_parts(frames, ("refit",), "out-of-fold"))
         print("trials  mapped files MiB: as if each had its own  as the machine holds  a worker's own MiB (each)")
-        for trials in (1, 8):
+        for number, trials in [(number, trials) for number in range(rounds) for trials in (1, 8)]:
             config = MetaConfig.from_params(
                 {"kind": "plain", "width": 8, "depth": 1, "use_image": True, "size": SIZE, "epochs": EPOCHS}
             )
@@ -53,7 +53,7 @@ def main(data: str) -> None:
                 metric=METRIC,
                 stage="meta",
                 keep=1,
-                out=Path(folder) / f"meta-{trials}",
+                out=Path(folder) / f"meta-{trials}-{number}",
                 max_epochs=EPOCHS,
                 points=[{**config.to_params(), **own, "seed": number} for number in range(trials)],
                 workers=Workers(Resources(cpus=len(os.sched_getaffinity(0)) / trials, gpus=0)),
@@ -117,5 +117,5 @@ class _Peak(threading.Thread):
 
 if __name__ == "__main__":
     started = time.perf_counter()
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3)
     print(f"took {time.perf_counter() - started:.0f} s")

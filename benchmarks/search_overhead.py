@@ -1,15 +1,19 @@
 """What the search adds to training: wall time of a search against the bare training loop of the same trials.
 
-python benchmarks/search_overhead.py CAMVID [ROUNDS]
+python benchmarks/search_overhead.py CAMVID [--trials 6] [--rounds 3]
 
-Three U-Nets a core of two epochs at 96x128, 20 s and more each, one thread a trial, one trial a core.
-The bare loop is one process a core that trains its share of them, trial after trial, without search or checkpoints.
-From the search's ledger come the share of a step that waits for its batch, and what a second trial of a worker needs
-before its first step. Frames are decoded before.
+U-Nets of two epochs at 96x128, 20 s and more each, one thread a trial, one trial a core; 30 of them show what is left
+of a search's fixed part in a longer one. The bare loop is one process a core that trains its share of them, trial after
+trial, without search or checkpoints. Both sides tell the seconds in which they loaded, trained and evaluated; so what
+training itself lost beside the search stands apart from what the search adds once. From the search's ledger come the
+share of a step that waits for its batch, and what a second trial of a worker needs before its first step. Frames are
+decoded before.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -20,45 +24,60 @@ from collections import defaultdict
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
-from ensemble_tune.settings import METRIC, Settings
+from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.trial import Value
-from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.record import EpochRecord
-from ensemble_tune.tune.search import Search
+
+if TYPE_CHECKING:  # the bare loop shall import nothing of a search
+    from ensemble_tune.tune.record import EpochRecord
 
 CONFIG = BaseConfig(architecture="unet", size=(96, 128), epochs=2, batch_size=8)
 SLOTS = len(os.sched_getaffinity(0))
-TRIALS = 3 * SLOTS
+PARTS = ("load", "train", "evaluate")
 
 
-def main(data: str, rounds: int) -> None:
+def main(data: str, trials: int, rounds: int) -> None:
     """Prints every round, then the medians."""
+    from ensemble_tune.tune.ledger import LEDGER, Ledger
+
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
-        frames = Settings(data=data, out=Path(folder), cache=cache).stage_data()
+        frames = StageData(data=data, cache=cache)
         frames.training(CONFIG.size)
         frames.held_out(CONFIG.size)
-        ratios = []
+        ratios, slowed, fixed = [], [], []
         for number in range(rounds):
             out = Path(folder) / f"run-{number}"
-            bare = seconds([["bare", data, str(cache), str(slot)] for slot in range(SLOTS)])
-            searched = seconds([["search", data, str(cache), str(out)]])
+            bare, said = seconds([["bare", data, str(cache), str(trials), str(slot)] for slot in range(SLOTS)])
+            searched, _ = seconds([["search", data, str(cache), str(trials), str(out)]])
+            rows = Ledger(out / LEDGER).epochs()
+            alone = sum(json.loads(line) for line in said)
+            beside = sum(row.seconds[part] for row in rows for part in PARTS)
             ratios.append(searched / bare)
-            print(f"round {number + 1}  bare {bare:.1f} s  search {searched:.1f} s  ratio {ratios[-1]:.3f}")
-            tell(Ledger(out / LEDGER).epochs())
-    print(f"search over bare loop: median {statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f})")
+            slowed.append(100 * (beside / alone - 1))
+            fixed.append(searched - bare - (beside - alone) / SLOTS)
+            print(
+                f"round {number + 1}  bare {bare:.1f} s  search {searched:.1f} s  ratio {ratios[-1]:.3f}  "
+                f"training slowed by {slowed[-1]:.1f}%  the rest {fixed[-1]:.1f} s"
+            )
+            tell(rows)
+    for name, own in (("search over bare loop", ratios), ("training slowed, %", slowed), ("the rest, s", fixed)):
+        print(f"{name}: median {statistics.median(own):.3f} ({min(own):.3f}, {max(own):.3f}), {trials} trials")
 
 
-def seconds(commands: list[list[str]]) -> float:
-    """Wall time of whole processes side by side."""
+def seconds(commands: list[list[str]]) -> tuple[float, list[str]]:
+    """Wall time of whole processes side by side, and the last line of each."""
     started = time.perf_counter()
-    running = [subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.DEVNULL) for words in commands]
-    if any(process.wait() for process in running):
+    running = [
+        subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) for words in commands
+    ]
+    said = [(process.communicate()[0].splitlines() or [""])[-1] for process in running]
+    if any(process.returncode for process in running):
         raise SystemExit("a process failed")
-    return time.perf_counter() - started
+    return time.perf_counter() - started, said
 
 
 def tell(rows: list[EpochRecord]) -> None:
@@ -71,7 +90,7 @@ def tell(rows: list[EpochRecord]) -> None:
     for own in by_worker.values():
         for before, after in pairwise(own):
             if before.trial != after.trial:
-                in_epoch = sum(after.seconds[part] for part in ("load", "train", "evaluate"))
+                in_epoch = sum(after.seconds[part] for part in PARTS)
                 first_step = after.reported - timedelta(seconds=in_epoch)
                 gaps.append((first_step - before.reported).total_seconds() - before.seconds["checkpoint"])
     print(
@@ -81,35 +100,42 @@ def tell(rows: list[EpochRecord]) -> None:
     )
 
 
-def points() -> list[dict[str, Value]]:
-    return [{**CONFIG.to_params(), "seed": number} for number in range(TRIALS)]
+def points(trials: int) -> list[dict[str, Value]]:
+    return [{**CONFIG.to_params(), "seed": number} for number in range(trials)]
 
 
-def bare(data: str, cache: str, slot: int) -> None:
-    trial = BaseTrial(data=Settings(data=data, out=Path(), cache=Path(cache)).stage_data())
-    for point in points()[slot::SLOTS]:
-        for _ in trial(point, None):
-            pass
+def bare(data: str, cache: str, trials: int, slot: int) -> None:
+    trial = BaseTrial(data=StageData(data=data, cache=Path(cache)))
+    results = (result for point in points(trials)[slot::SLOTS] for result in trial(point, None))
+    print(sum(result.seconds[part] for result in results for part in PARTS))
 
 
-def search(data: str, cache: str, out: str) -> None:
+def search(data: str, cache: str, trials: int, out: str) -> None:
+    from ensemble_tune.settings import METRIC, Settings
+    from ensemble_tune.tune.search import Search
+
     settings = Settings(data=data, out=Path(out), cache=Path(cache))
     Search(
         trial=BaseTrial(data=settings.stage_data()),
         metric=METRIC,
         stage="base",
-        keep=TRIALS,
+        keep=trials,
         out=settings.out,
         max_epochs=CONFIG.epochs,
-        points=points(),
+        points=points(trials),
         workers=settings.workers,
     ).run()
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "bare":
-        bare(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        bare(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     elif sys.argv[1] == "search":
-        search(sys.argv[2], sys.argv[3], sys.argv[4])
+        search(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
     else:
-        main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+        parser = argparse.ArgumentParser()
+        parser.add_argument("camvid")
+        parser.add_argument("--trials", type=int, default=6)
+        parser.add_argument("--rounds", type=int, default=3)
+        asked = parser.parse_args()
+        main(asked.camvid, asked.trials, asked.rounds)

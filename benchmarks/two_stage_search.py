@@ -34,8 +34,17 @@ META_TRIALS = (
     ("group_eca", 0.003600092911192911, 8),
     ("standard_se", 0.001904767808428205, 8),
 )
-# As the peer trains.
+# As the peer trains, whatever our own defaults are; half our augmentation is as much as the peer's.
 SIZE, EPOCHS, WIDTH = (96, 128), 2, 32
+AS_PEER = {
+    "schedule": "constant",
+    "class_weights": "none",
+    "weight_decay": 0.01,
+    "gradient_clip": 0.0,
+    "averaging": 0.0,
+}
+BASE_AS_PEER = {**AS_PEER, "encoder": "mobilenet_v2", "jaccard_weight": 0.0, "augmentation": 0.5}
+META_AS_PEER = {**AS_PEER, "depth": 3, "augmentation": 0.0}
 
 
 def main(data: str, folder: Path, stacking: Stacking) -> None:
@@ -46,16 +55,15 @@ def main(data: str, folder: Path, stacking: Stacking) -> None:
     provenance = frames.provenance()
     with settings.workers:
         bases = [
-            BaseConfig(
-                architecture=architecture,
-                size=SIZE,
-                epochs=EPOCHS,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                schedule="constant",
-                class_weights="none",
-                weight_decay=0.01,
-                gradient_clip=0.0,
+            BaseConfig.from_params(
+                {
+                    **BASE_AS_PEER,
+                    "architecture": architecture,
+                    "size": SIZE,
+                    "epochs": EPOCHS,
+                    "batch_size": batch_size,
+                    "learning_rate": learning_rate,
+                }
             )
             for architecture, learning_rate, batch_size in BASE_TRIALS
         ]
@@ -79,16 +87,13 @@ def main(data: str, folder: Path, stacking: Stacking) -> None:
         metas = [
             MetaConfig.from_params(
                 {
+                    **META_AS_PEER,
                     "kind": kind,
                     "width": WIDTH,
                     "size": SIZE,
                     "epochs": EPOCHS,
                     "batch_size": batch_size,
                     "learning_rate": learning_rate,
-                    "schedule": "constant",
-                    "class_weights": "none",
-                    "weight_decay": 0.01,
-                    "gradient_clip": 0.0,
                 }
             )
             for kind, learning_rate, batch_size in META_TRIALS

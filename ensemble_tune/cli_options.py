@@ -225,7 +225,7 @@ class WhereOptions:
         """The settings of a run."""
         from ensemble_tune.cli_output import choose_reporter
         from ensemble_tune.ensemble.disk_cache import default_cache
-        from ensemble_tune.settings import Settings
+        from ensemble_tune.settings import TRIALS_NEED, Settings
         from ensemble_tune.tune.resources import Resources
         from ensemble_tune.tune.workers import Workers
 
@@ -243,6 +243,7 @@ class WhereOptions:
                 Resources(cpus=self.cpus, gpus=0.0 if self.cpu else self.gpus, memory=self.memory),
                 self.address,
                 self.slots,
+                TRIALS_NEED,
             ),
             tensorboard=self.tensorboard,
             say=reporter.say,

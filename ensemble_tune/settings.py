@@ -20,6 +20,8 @@ from ensemble_tune.tune.workers import Workers
 
 PREDICTIONS = "predictions"
 METRIC = "miou"
+TRIALS_NEED = "ensemble_tune.ensemble.base_trial"
+"""The module that takes workers longest to import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Settings:
     """What is held out as val: the data set's own val, or "blocks" of every sequence of train and val together."""
     seed: int = 0
     """Proposals, initial weights, the order of frames, augmentation."""
-    workers: Workers = field(default_factory=Workers)
+    workers: Workers = field(default_factory=lambda: Workers(imports=TRIALS_NEED))
     """Where trials run, and each one's share of a machine."""
     tensorboard: Path | None = None
     """A local folder for TensorBoard's logs of all trials, one folder a run; None writes none."""

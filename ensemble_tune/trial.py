@@ -34,6 +34,8 @@ class StoredCheckpoint:
 
     folder: Location
     epoch: int
+    scores: Mapping[str, float] | None = field(default=None, compare=False)
+    """What the epoch scored, where that was looked up."""
 
     @contextmanager
     def fetched(self) -> Iterator[Checkpoint]:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,6 +7,7 @@ import pytest
 from tiny_run import settings
 
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.settings import TRIALS_NEED
 from ensemble_tune.tune.workers import Workers
 from ensemble_tune.waits import current_waits, listening
 
@@ -39,3 +42,17 @@ def test_frames_are_decoded_where_it_is_seen_unless_trials_run_elsewhere(tiles: 
         given.decoded(data, (32, 64))()  # once is enough
     decoded = ["the labels of train", "train at 32x64", "the labels of val", "val at 32x64"]
     assert [what for what in seen if what.startswith("decoding")] == [f"decoding {each}" for each in decoded]
+
+
+ASKS = f"""
+import torch
+for name in ("is_available", "device_count", "init", "_lazy_init", "get_device_properties"):
+    def refuse(*args, name=name, **named):
+        raise AssertionError(f"torch.cuda.{{name}} is asked")
+    setattr(torch.cuda, name, refuse)
+import {TRIALS_NEED}
+"""
+
+
+def test_what_workers_import_before_they_have_a_device_asks_for_none() -> None:
+    subprocess.run([sys.executable, "-c", ASKS], check=True, timeout=300)

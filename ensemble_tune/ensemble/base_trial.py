@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from itertools import count, product
 
 import numpy as np
@@ -69,13 +69,15 @@ class BaseTrial:
         model = build_base_model(
             config, len(frames.classes), images=frames.images, pretrained=start is None and resume is None
         )
-        megabytes = cache(lambda: inference_bytes(model, (1, frames.images.channels, *config.size)) / 1e6)
 
         def score(model: nn.Module) -> dict[str, float]:
             if scored is None:
                 return {}
             timer = ForwardTimer(lambda rows: logits_of(model, scored, rows, device), device)
-            return {**score_frames(timer, scored, _SCORED_TOGETHER).scores, **costs(model, timer, megabytes())}
+            return {
+                **score_frames(timer, scored, _SCORED_TOGETHER).scores,
+                **costs(model, timer, _megabytes(model, config, frames, device)),
+            }
 
         if start is not None:
             with fetched(start.folder) as folder:
@@ -83,7 +85,9 @@ class BaseTrial:
                 self._predict(model, config, fold, device)
                 # One that was interrupted while it was trained ends at these weights too, not at its own.
                 if resume is None or resume.epoch != start.epoch:
-                    yield EpochResult(epoch=start.epoch, scores=score(model), save=partial(copy_state, folder))
+                    known = {name: value for name, value in (start.scores or {}).items() if name != "train_loss"}
+                    scores = known or score(model)
+                    yield EpochResult(epoch=start.epoch, scores=scores, save=partial(copy_state, folder))
             return
         last = config.stop_epoch or config.epochs
         epochs = count(1 if resume is None else resume.epoch + 1)
@@ -129,6 +133,19 @@ class BaseTrial:
                 chosen = frames.subset(row_of[name] for name in stamp.frames)
                 predicted = _probabilities(model, chosen, device, flip=flip)
                 write_predictions(store.folder(config, fold, part, flip=flip), stamp, predicted)
+
+
+_counted: dict[tuple[object, ...], int] = {}
+"""The bytes of a forward pass, by all that they depend on: in a worker one network is trained again and again."""
+
+
+def _megabytes(model: nn.Module, config: BaseConfig, frames: Frames, device: torch.device) -> float:
+    """What a forward pass over one frame holds."""
+    network = (config.architecture, config.encoder, config.decoder_attention, config.precision)
+    key = (*network, config.size, len(frames.classes), frames.images, device)
+    if key not in _counted:
+        _counted[key] = inference_bytes(model, (1, frames.images.channels, *config.size))
+    return _counted[key] / 1e6
 
 
 def _config(params: Params) -> BaseConfig:

@@ -20,7 +20,7 @@ from ensemble_tune.errors import ConfigError, OutOfMemoryError, TrainingError
 from ensemble_tune.trial import Checkpoint, EpochResult
 
 _STEPS_BETWEEN_CHECKS = 16
-"""On a GPU, where looking at a number makes the processor wait for all that it has asked for."""
+"""On a GPU, where looking at a number makes the processor wait for all that it has asked for until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def train_epochs(
 def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch], epoch: int) -> tuple[float, float]:
     """One pass over the training frames; returns the mean loss, and the seconds in which steps waited for batches."""
     config, device = state.config, state.device
-    between_checks = 1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS
+    finite = _Finite(1 if device.type == "cpu" else _STEPS_BETWEEN_CHECKS)
     total = torch.zeros((), device=device)
     watched = torch.zeros((), device=device)
     load = 0.0
@@ -106,13 +106,38 @@ def _train_epoch(state: TrainingState, loss: nn.Module, batches: Iterable[Batch]
         total += value
         # The scaler meets infinite gradients on purpose, and leaves their steps out.
         watched += value if state.scaler.is_enabled() else value + norm
-        if ((step + 1) % between_checks == 0 or step + 1 == state.steps) and not math.isfinite(watched.item()):
+        if not finite(watched, step + 1, now=step + 1 == state.steps):
             raise TrainingError(
                 f"loss and gradient must be finite, but they are {value.item():g} and {norm.item():g} (norm) at epoch "
                 f"{epoch}, step {step + 1} of {state.steps}, learning rate {rate:.3g}; lower learning_rate, set "
                 "gradient_clip to 1, or set precision to float32"
             )
     return total.item() / state.steps, load
+
+
+class _Finite:
+    """Whether a number on the device is finite, looked at once in so many steps: at what it was a look before, which by
+    then has long been copied, so that nothing is waited for."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._copy: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def __call__(self, number: Tensor, step: int, *, now: bool) -> bool:
+        """step: counted from 1. now: whether the number itself must be finite, waited for or not."""
+        if now or self._steps == 1:
+            return math.isfinite(number.item())
+        if step % self._steps:
+            return True
+        before = self._copy
+        if self._copied is not None:
+            self._copied.synchronize()
+        self._copy = number.detach().to("cpu", non_blocking=True, copy=True)
+        if number.is_cuda:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        return before is None or math.isfinite(before.item())
 
 
 def _waiting(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
@@ -131,8 +156,8 @@ def train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float)
 
     state: its `trained` is in training mode.
     """
-    inputs = (tensor.to(state.device, non_blocking=True) for tensor in batch.inputs)
-    value: Tensor = loss(state.trained(*inputs), batch.labels.to(state.device, non_blocking=True))
+    *inputs, labels = (_on(tensor, state.device) for tensor in (*batch.inputs, batch.labels))
+    value: Tensor = loss(state.trained(*inputs), labels)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     state.optimiser.zero_grad(set_to_none=True)
@@ -142,3 +167,8 @@ def train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     return value.detach(), norm
+
+
+def _on(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there; to a GPU only pinned memory is copied while the processor goes on."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

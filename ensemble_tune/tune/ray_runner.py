@@ -28,6 +28,7 @@ from ensemble_tune.tune.resources import GIB, Requirements, Resources
 from ensemble_tune.tune.stage import Stage
 from ensemble_tune.tune.trainable import RayTrial
 from ensemble_tune.tune.tune_hooks import End, Events, Proposals
+from ensemble_tune.tune.tune_workers import TuneWorkers
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +40,32 @@ _PENDING = 1_000_000
 
 # Read by Tune when a run starts. Its loggers, progress table and SIGINT handler are replaced by the ledger, our own
 # output and `_interruptible`; a trial's working folder stays the user's, so that relative paths mean what they say.
+# Workers of a Ray that is started here inherit all of them, and are not told again (`TuneWorkers`).
 _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "PL_DISABLE_FORK": "1",
+    # Tune's own state of all trials, which nobody reads: it would be written again and again, beside trials that wait.
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
 }
 
 
 class RayRunner:
     """One Tune run, in a thread of its own, that serves stage after stage; so workers outlive a stage."""
 
-    def __init__(self, resources: Resources, address: str | None = None, slots: int | None = None) -> None:
-        """Starts or joins Ray; slots: as in `Workers`. Raises ConfigError."""
+    def __init__(
+        self,
+        resources: Resources,
+        address: str | None = None,
+        slots: int | None = None,
+        imports: str | None = None,
+    ) -> None:
+        """Starts or joins Ray; slots, imports: as in `Workers`. Raises ConfigError."""
         os.environ.update(_TUNE_SETTINGS)
-        start_ray(address)
+        self._own_ray = start_ray(address, resources, imports)
         self._asked = resources
         machines = Machines()
         # A cluster that grows may have no device yet, so what is not said of devices cannot be found out.
@@ -135,7 +146,7 @@ class RayRunner:
                 run_tune(
                     RayTrial,
                     search_alg=self._proposals,
-                    scheduler=Events(self._proposals),
+                    scheduler=Events(self._proposals, TuneWorkers(self._own_ray)),
                     callbacks=[self._end, Silence()],
                     storage_path=scratch,
                     name="stages",

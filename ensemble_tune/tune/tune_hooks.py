@@ -263,10 +263,10 @@ class Proposals(SearchAlgorithm):
 class Events(TrialScheduler):
     """Passes rows to the conductor, and its decisions to Tune."""
 
-    def __init__(self, proposals: Proposals) -> None:
+    def __init__(self, proposals: Proposals, workers: TuneWorkers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._proposals = proposals
-        self._workers = TuneWorkers()
+        self._workers = workers
         self._waiting: list[TuneTrial] = []
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray.tune.experiment import Trial as TuneTrial
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 class TuneWorkers:
     """Tells Tune which idle workers to keep."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_ray: bool = False) -> None:
+        """own_ray: whether Ray was started here, so that its workers have this process's environment."""
+        self._own_ray = own_ray
         self._kept: tuple[Any, int] = (None, 0)
         """How many idle workers of a share Tune was told to keep."""
         self._takes_over: dict[str, Any] = {}
@@ -27,6 +30,8 @@ class TuneWorkers:
     def keep(self, tune_controller: TuneController, like: TuneTrial, count: int) -> None:
         """Keeps so many idle workers that have a trial's share: Tune itself keeps as many as trials wait, and so at the
         end of a stage all but one would go."""
+        if self._own_ray:
+            self._use_prestarted(tune_controller, like)
         cache: Any = getattr(tune_controller, "_actor_cache", None)
         if count == self._kept[1] or not hasattr(cache, "increase_max") or not hasattr(cache, "decrease_max"):
             return
@@ -36,6 +41,14 @@ class TuneWorkers:
         if count:
             cache.increase_max(like.placement_group_factory, by=count)
         self._kept = (like.placement_group_factory, count)
+
+    def _use_prestarted(self, tune_controller: TuneController, like: TuneTrial) -> None:
+        """Has trials run in the workers that Ray starts before it is asked for any. Tune gives the class of its own an
+        environment, and those have another one for Ray, although they have inherited the same."""
+        classes: Any = getattr(getattr(tune_controller, "_class_cache", None), "_cache", None)
+        trainable: Any = like.get_trainable_cls()  # type: ignore[no-untyped-call]
+        if isinstance(classes, dict) and trainable is not None and trainable not in classes:
+            classes[trainable] = ray.remote(trainable)
 
     def hand_over(self, tune_controller: TuneController, trial: TuneTrial, follower: str) -> None:
         """Keeps the worker of a trial that ends for a follower, which Tune does not know of yet, by its name to be."""

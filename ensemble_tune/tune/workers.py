@@ -23,10 +23,16 @@ class Workers:
     """
 
     def __init__(
-        self, resources: Resources | None = None, address: str | None = None, slots: int | None = None
+        self,
+        resources: Resources | None = None,
+        address: str | None = None,
+        slots: int | None = None,
+        imports: str | None = None,
     ) -> None:
         """resources: one trial's share. address: a Ray cluster; None starts Ray on this machine. slots: how many trials
-        an autoscaling cluster may grow to hold; None is as many as its machines hold. Raises ConfigError."""
+        an autoscaling cluster may grow to hold; None is as many as its machines hold. imports: a module that trials
+        need: workers of a Ray that is started here import it as they start, before they know their share, so such
+        trials set their threads themselves. Raises ConfigError."""
         if slots is not None and slots < 1:
             raise ConfigError(f"--slots must be at least 1, but got {slots}; try 8")
         self.resources = resources or Resources()
@@ -37,6 +43,7 @@ class Workers:
             )
         self._address = address
         self._slots = slots
+        self._imports = imports
         self._runner: RayRunner | None = None
         self._users = 0
 
@@ -63,7 +70,7 @@ class Workers:
             # Imported here: a finished search needs no Ray.
             from ensemble_tune.tune.ray_runner import RayRunner
 
-            self._runner = RayRunner(self.resources, self._address, self._slots)
+            self._runner = RayRunner(self.resources, self._address, self._slots, self._imports)
         self._runner.run(conductor, trial, requirements)
 
     def _end(self) -> None:

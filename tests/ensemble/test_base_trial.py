@@ -14,7 +14,7 @@ from ensemble_tune.ensemble.gpu_share import CONTEXT_BYTES
 from ensemble_tune.ensemble.prediction_store import PredictionStore
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.trial import Checkpoint, Params, SizedTrial, Trial
+from ensemble_tune.trial import Checkpoint, Params, SizedTrial, StoredCheckpoint, Trial
 
 PARAMS: Params = {
     "architecture": "linknet",
@@ -76,7 +76,7 @@ class TestStartedTrial(_BaseTrialContract):
     def _trained(self, _data: None, tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = tmp_path_factory.mktemp("start")
         self.before = live(BaseTrial(data=self.data), PARAMS, folder)
-        self.start = Checkpoint(folder / "2", 2)
+        self.start = StoredCheckpoint(folder / "2", 2)
 
     def trial(self, out: Path) -> Trial:
         return BaseTrial(data=self.data, store=out, parts={0: ("val", "train")}, starts={"base-0000": self.start})
@@ -91,6 +91,13 @@ class TestStartedTrial(_BaseTrialContract):
         trained = BaseTrial(data=self.data, store=tmp_path / "trained", parts={0: ("val", "train")})
         live(trained, self.params(), tmp_path / "saved-again")
         assert content(tmp_path / "started") == content(tmp_path / "trained")
+
+    def test_scores_that_are_known_are_not_taken_again(self, tmp_path: Path) -> None:
+        start = replace(self.start, scores={"train_loss": 0.5, "miou": 0.25})
+        trial = replace(self.trial(tmp_path / "out"), starts={"base-0000": start})
+        (started,) = live(trial, self.params(), tmp_path / "saved")
+        assert started.scores == {"miou": 0.25}
+        assert content(tmp_path / "out"), "what it predicts is saved all the same"
 
     def test_one_that_was_interrupted_while_it_was_trained_ends_at_the_weights_of_before(self, tmp_path: Path) -> None:
         first = BaseTrial(data=self.data, store=tmp_path / "out", parts={})

@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 from tiny_frames import write_frame, write_sequences
 
-from ensemble_tune.ensemble import frame_cache
+from ensemble_tune.ensemble import disk_cache, frame_cache
 from ensemble_tune.ensemble.dataset import Dataset, open_dataset
 from ensemble_tune.ensemble.frames import IGNORED, load_frames, read_image
 from ensemble_tune.ensemble.labels import scaled_labels
@@ -86,20 +86,46 @@ def test_second_load_decodes_nothing(dataset: Dataset, cache: Path, monkeypatch:
     assert np.array_equal(first.image(3), second.image(3))
 
 
-@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "truth.npy", "names.json"])
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
-def test_damaged_cache_is_built_again(dataset: Dataset, cache: Path, file: str, damage: str) -> None:
-    image, truth = (
-        array.copy() for array in (lambda f: (f.image(2), f.truth(2)))(load_frames(dataset, "train", SIZE, cache))
-    )
-    for path in cache.glob(f"frames/*/{file}"):
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "truth.npy", "stamp.json"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing", "flipped"])
+def test_damaged_cache_is_built_again(
+    dataset: Dataset, cache: Path, file: str, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_frames(dataset, "train", SIZE, cache)
+    before = [(first.image(i).copy(), first.label(i).copy(), first.truth(i).copy()) for i in range(len(first))]
+    damaged = list(cache.glob(f"frames/*/{file}"))
+    assert damaged
+    for path in damaged:
         if damage == "missing":
             path.unlink()
+        elif damage == "flipped":
+            path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
         else:
             path.write_bytes(path.read_bytes()[:-5] if damage == "truncated" else b'{"a": 1}')
+    monkeypatch.setattr(disk_cache, "_intact", set())  # as in a process that has read nothing yet
+    decoded = []
+    for name in ("read_pixels", "read_labels"):
+        read = getattr(frame_cache, name)
+        monkeypatch.setattr(frame_cache, name, lambda kind, path, read=read: decoded.append(path) or read(kind, path))
     frames = load_frames(dataset, "train", SIZE, cache)
-    assert np.array_equal(frames.image(2), image)
-    assert np.array_equal(frames.truth(2), truth)
+    assert decoded
+    for i, (image, label, truth) in enumerate(before):
+        assert np.array_equal(frames.image(i), image)
+        assert np.array_equal(frames.label(i), label)
+        assert np.array_equal(frames.truth(i), truth)
+
+
+def test_arrays_are_summed_once_a_process(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_frames(dataset, "train", SIZE, cache)
+    summed = []
+    read = disk_cache._sum
+    monkeypatch.setattr(disk_cache, "_sum", lambda path: summed.append(path.name) or read(path))
+    load_frames(dataset, "train", SIZE, cache)
+    assert not summed, "whoever has built them knows them"
+    monkeypatch.setattr(disk_cache, "_intact", set())
+    for _ in range(2):
+        load_frames(dataset, "train", SIZE, cache)
+    assert sorted(summed) == ["images.npy", "labels.npy", "truth.npy"]
 
 
 def test_cache_is_built_once_by_many_at_a_time(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from ensemble_tune.ensemble.base_model import build_base_model
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.losses import SegmentationLoss
-from ensemble_tune.ensemble.training import Batch, train_epochs
+from ensemble_tune.ensemble.training import Batch, _Finite, train_epochs
 from ensemble_tune.errors import ConfigError, OutOfMemoryError, RunError, TrainingError
 from ensemble_tune.trial import Checkpoint, EpochResult
 
@@ -173,6 +173,17 @@ def test_nan_stops_the_trial_at_once(breaks: Callable[[Tensor], Tensor], gradien
     with pytest.raises(TrainingError, match=r"at epoch 2, step 2 of 2, learning rate 0\.\d+; lower learning_rate"):
         next(training)
     assert model.calls == 4
+
+
+@pytest.mark.parametrize(("breaks", "ends"), [(1, 32), (16, 32), (17, 40), (40, 40)])
+def test_where_looking_costs_a_wait_nan_is_noticed_a_look_late_but_never_after_an_epoch(breaks: int, ends: int) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    watched, finite = torch.zeros((), device=device), _Finite(16)
+    for step in range(1, 41):
+        watched += math.nan if step == breaks else 1.0
+        if not finite(watched, step, now=step == 40):
+            break
+    assert step == ends
 
 
 def test_memory_that_runs_out_is_one_line() -> None:

@@ -1,7 +1,12 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from ensemble_tune.tune.ray_start import _at_once
+from ensemble_tune.tune.resources import Resources
 
 PROGRAM = """
 import sys, time
@@ -22,3 +27,55 @@ def test_an_address_where_nobody_answers_is_one_line_at_once(address: str) -> No
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"no Ray cluster answers at {address!r} (")
     assert "); check --address or leave it out, and" in done.stdout and done.stdout.count("\n") == 1
+
+
+NEEDED = """
+import os
+from pathlib import Path
+from ensemble_tune.trial import EpochResult
+HERE = Path(__file__).parent
+(HERE / f"imported-{os.getpid()}").touch()
+
+def trial(params, resume):
+    (HERE / f"trained-{os.getpid()}").write_text(f"{os.getcwd()} {os.environ.get('PL_DISABLE_FORK')}")
+    (HERE / f"here-{params['seed']}").touch()
+    while len(list(HERE.glob("here-*"))) < 2:
+        pass
+    yield EpochResult(epoch=1, scores={"score": 1.0})
+"""
+
+SEARCH = """
+import os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import needed
+from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.search import Search
+from ensemble_tune.tune.workers import Workers
+workers = Workers(Resources(cpus=len(os.sched_getaffinity(0)) / 2, gpus=0), imports="needed")
+points = [{"seed": seed} for seed in range(4)]
+Search(trial=needed.trial, metric="score", out=sys.argv[1], max_epochs=1, points=points, workers=workers).run()
+assert "RAY_preload_python_modules" not in os.environ
+print(os.getpid())
+"""
+
+
+def test_the_workers_that_ray_starts_at_once_import_what_trials_need_and_train(tmp_path: Path) -> None:
+    (tmp_path / "needed.py").write_text(NEEDED)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    line = [sys.executable, "-c", SEARCH, str(tmp_path / "run")]
+    done = subprocess.run(
+        line, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    imported = {path.name.partition("-")[2] for path in tmp_path.glob("imported-*")} - {done.stdout.strip()}
+    trained = {path.name.partition("-")[2]: path.read_text() for path in tmp_path.glob("trained-*")}
+    assert set(trained) == imported and len(trained) == 2, "no worker is started for nothing"
+    assert set(trained.values()) == {f"{tmp_path} 1"}
+
+
+def test_no_worker_is_started_before_it_is_asked_for_where_most_would_not_train() -> None:
+    shared, alone = Resources(cpus=1, gpus=0), Resources(cpus=2, gpus=0)
+    assert _at_once(alone, "needed") == {"RAY_prestart_worker_first_driver": "0"}
+    if len(os.sched_getaffinity(0)) <= 16:
+        assert _at_once(shared, "needed") == {"RAY_preload_python_modules": "needed"}
+        assert _at_once(shared, None) == {}
