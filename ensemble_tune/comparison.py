@@ -31,6 +31,8 @@ from ensemble_tune.trial import Params
 from ensemble_tune.tune.record import TrialRecord
 
 COMPARISONS = "comparisons"
+NO_GAIN = "no measurable gain"
+"""What is said of a gain whose interval spans zero."""
 _FORMAT = 1
 
 

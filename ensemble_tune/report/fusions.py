@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from ensemble_tune.comparison import Comparison, fusion_name, measured
+from ensemble_tune.comparison import NO_GAIN, Comparison, fusion_name, measured
 from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.ensemble.evidence import ENSEMBLE
 from ensemble_tune.ensemble.score_names import MILLISECONDS
@@ -183,7 +183,8 @@ def _ious(scores: Mapping[str, float]) -> dict[str, float]:
 
 def _points(interval: Interval) -> str:
     value, low, high = (100 * each for each in (interval.value, interval.low, interval.high))
-    return f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    told = f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{told}, {NO_GAIN}" if interval.spans_zero else told
 
 
 def _number(score: float) -> str:

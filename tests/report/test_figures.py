@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compared import candidate
 from searched_run import EPOCHS, searched_run
 from tiny_run import Finished
 from written_run import base, usual_run, write_run
 
+from ensemble_tune.comparison import NO_GAIN, compare
 from ensemble_tune.report.compromise import compromise_plot
 from ensemble_tune.report.confusion import confusion_plot
 from ensemble_tune.report.curves import curves_plot
@@ -99,6 +101,17 @@ def test_gains_stand_beside_every_simpler_fusion(finished: Finished) -> None:
     assert table is not None and table.chosen is not None
     assert [row[0] for row in table.rows] == [fusion.name for fusion in comparison.fusions]
     assert table.rows[table.chosen][0] == comparison.chosen.name
+
+
+def test_a_gain_whose_interval_spans_zero_is_called_none(searched: RunView) -> None:
+    comparison = compare([candidate("best single", 0.6), candidate("mean", 0.7, 1), candidate("weighted", 0.7, 2)])
+    table = fusion_table(replace(searched, comparison=comparison))
+    assert table is not None
+    over = {row[0]: dict(zip(table.head, row, strict=True))["over mean, points"] for row in table.rows}
+    assert over["mean"] == "" and over["weighted"].endswith(f"), {NO_GAIN}")
+    assert NO_GAIN not in "".join(table.rows[1]), "the mean is measurably better than one"
+    shown = traces(gains_plot(comparison))
+    assert NO_GAIN in shown["over mean"]["text"][0] and NO_GAIN not in "".join(shown["over best single"]["text"])
 
 
 def test_without_a_comparison_the_best_of_each_kind_is_shown(tmp_path: Path) -> None:
