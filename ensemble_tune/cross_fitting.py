@@ -10,9 +10,8 @@ from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
 from ensemble_tune.ensemble.config import MetaConfig, MetaKind
 from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
 from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity
-from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.stage_data import StageData
-from ensemble_tune.fused import fusion_params
+from ensemble_tune.fused import COSTS, fusion_params, member_scores
 from ensemble_tune.library import Members, member_config
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
@@ -22,7 +21,6 @@ from ensemble_tune.tune.record import TrialRecord, rank
 from ensemble_tune.waits import waiting
 
 STAGE = "compare"
-_COSTS = (MILLISECONDS, PARAMETERS, MEMORY)
 _SIMPLICITY = ("best single", *get_args(MetaKind))
 _WITHOUT_GRADIENT = ("mean", "greedy")
 
@@ -84,7 +82,7 @@ def compare_fusions(
             epochs=record.best_epoch or 0,
             blocks=tuple(read(point) for point in points[record.trial][1:]),
             val=read(points[record.trial][0]),
-            costs={name: record.scores[name] for name in _COSTS if name in record.scores},
+            costs={name: record.scores[name] for name in COSTS if name in record.scores},
         )
         for record in finalists
     ]
@@ -140,13 +138,10 @@ def _effort(point: Point) -> float:
 
 
 def _told(settings: Settings, members: Members) -> list[Mapping[str, float | str]]:
-    """What each member scores, weighs and costs; its training counts with that of its fold models."""
+    """What each member scores, costs and weighs in the greedy selection."""
     folds = Ledger(settings.out / LEDGER).trials("fold")
-    told: list[Mapping[str, float | str]] = []
-    for record in members.records:
-        own = [fold.seconds for fold in folds if fold.params.get("member") == record.trial]
-        seconds = record.seconds + math.fsum(own)
-        scores = {name: record.scores[name] for name in ("miou", "small_miou", *_COSTS) if name in record.scores}
-        weight = {"weight": members.weights[record.trial]} if record.trial in members.weights else {}
-        told.append({"trial": record.trial, **scores, "train_seconds": seconds, **weight})
-    return told
+    weights = {name: {"weight": weight} for name, weight in members.weights.items()}
+    return [
+        {"trial": record.trial, **member_scores(record, folds), **weights.get(record.trial, {})}
+        for record in members.records
+    ]

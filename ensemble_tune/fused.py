@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import TrialRecord
 
 _OF_MEMBERS = ("members", "member_epochs", "bases", "deploy", "stacking", "folds")
+COSTS = (MILLISECONDS, PARAMETERS, MEMORY)
+TRAIN_SECONDS = "train_seconds"
+"""Of a member with its fold models."""
 
 
 def fused_members(record: TrialRecord) -> list[str]:
@@ -27,6 +32,14 @@ def member_epochs(record: TrialRecord) -> dict[str, int]:
     names, epochs = str(record.params["members"]), str(record.params.get("member_epochs", ""))
     pairs = zip(names.split(","), epochs.split(","), strict=False)
     return {name: int(epoch) for name, epoch in pairs if epoch}
+
+
+def member_scores(record: TrialRecord, folds: Sequence[TrialRecord]) -> dict[str, float]:
+    """What a base trial scores on val and costs; its training counts with that of its models among `folds`."""
+    scores = {name: record.scores.get(name, math.nan) for name in ("miou", "small_miou", *COSTS)}
+    own = [fold.seconds for fold in folds if fold.params.get("member") == record.trial]
+    known = {name: float(score) for name, score in scores.items() if not math.isnan(score)}
+    return {**known, TRAIN_SECONDS: record.seconds + math.fsum(own)}
 
 
 def simple_scores(ranked: Sequence[TrialRecord]) -> dict[str, TrialRecord]:

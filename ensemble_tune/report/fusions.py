@@ -23,17 +23,17 @@ _AT_FIRST = ("best single", "mean")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FusionTable:
+class TextTable:
     """Rows of texts under a head."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     chosen: int | None
-    """The row that is exported."""
+    """The row that is exported, where one is."""
     told: str
 
 
-def fusion_table(view: RunView) -> FusionTable | None:
+def fusion_table(view: RunView) -> TextTable | None:
     """Of the comparison, or without one of the best fusion of each kind; None while no fusion has a score."""
     if view.comparison is not None:
         return _compared(view.comparison)
@@ -48,7 +48,7 @@ def fusion_table(view: RunView) -> FusionTable | None:
         cost = record.scores.get(MILLISECONDS, math.nan)
         scores = [_number(record.scores.get(score, math.nan)) for score in ("miou", "small_miou")]
         rows.append((name, record.trial, *scores, "-" if math.isnan(cost) else f"{cost:.1f}"))
-    return FusionTable(
+    return TextTable(
         head=("fusion", "trial", "mIoU on val", "small objects", "ms an image"),
         rows=tuple(rows),
         chosen=0,
@@ -121,7 +121,7 @@ def class_plots(view: RunView) -> list[Plot]:
     return plots
 
 
-def _compared(comparison: Comparison) -> FusionTable:
+def _compared(comparison: Comparison) -> TextTable:
     names = [fusion.name for fusion in comparison.fusions]
     simpler = [name for name in _AT_FIRST if name in names[:-1]]
     rows = []
@@ -131,7 +131,7 @@ def _compared(comparison: Comparison) -> FusionTable:
         cost = f"{fusion.costs[MILLISECONDS]:.1f}" if MILLISECONDS in fusion.costs else "-"
         over = [_points(gains[name]) if name in gains else "" for name in simpler]
         rows.append((fusion.name, fusion.trial, *map(_number, scores), cost, *over))
-    return FusionTable(
+    return TextTable(
         head=(
             "fusion",
             "trial",

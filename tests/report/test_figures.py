@@ -18,6 +18,7 @@ from ensemble_tune.report.compromise import compromise_plot
 from ensemble_tune.report.confusion import confusion_plot
 from ensemble_tune.report.curves import curves_plot
 from ensemble_tune.report.fusions import class_plots, fusion_table, gains_plot
+from ensemble_tune.report.members import member_table
 from ensemble_tune.report.plot import Plot
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.report.trial_table import trial_tables
@@ -112,6 +113,23 @@ def test_a_gain_whose_interval_spans_zero_is_called_none(searched: RunView) -> N
     assert NO_GAIN not in "".join(table.rows[1]), "the mean is measurably better than one"
     shown = traces(gains_plot(comparison))
     assert NO_GAIN in shown["over mean"]["text"][0] and NO_GAIN not in "".join(shown["over best single"]["text"])
+
+
+def test_members_are_shown_with_what_they_cost_and_how_they_differ(finished: Finished, tmp_path: Path) -> None:
+    view = RunView.of(finished.out)
+    table = member_table(view)
+    assert table is not None and view.comparison is not None and view.comparison.disagreement is not None
+    for member, row in zip(view.comparison.members, table.rows, strict=True):
+        shown = dict(zip(table.head, row, strict=True))
+        assert shown["member"] == member["trial"] and shown["mIoU on val"] == f"{member['miou']:.3f}"
+        assert shown["seconds of training"] == f"{member['train_seconds']:.0f}"
+        assert (
+            shown["MB of memory"] == f"{member['memory']:.0f}" and shown["weight"] == f"{member.get('weight', 0):.2f}"
+        )
+    assert f"different classes to {view.comparison.disagreement:.1%} of val" in table.told
+    uncompared = member_table(RunView.of(usual_run(tmp_path)))
+    assert uncompared is not None and [row[0] for row in uncompared.rows] == ["base-0001", "base-0000"]
+    assert uncompared.rows[0][4:8] == ("-",) * 4 and "different classes" not in uncompared.told
 
 
 def test_without_a_comparison_the_best_of_each_kind_is_shown(tmp_path: Path) -> None:
