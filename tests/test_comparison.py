@@ -1,4 +1,5 @@
 import io
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,29 @@ def test_every_fusion_is_set_beside_all_simpler_ones() -> None:
     assert gain.small_miou.value == pytest.approx(
         found.fusions[1].crossfit.ious["pole"] - found.fusions[0].crossfit.ious["pole"]
     )
+
+
+def test_each_class_has_a_gain_with_an_interval_of_its_own() -> None:
+    one, better = candidate("best single", 0.7), candidate("mean", 0.7)
+    found = [each.confusions.copy() for each in better.blocks]
+    for own in found:
+        own[:, 2] = [0, 0, 100, 0]  # every pole is right, and all else as before
+    poles = tuple(replace(each, confusions=own) for each, own in zip(better.blocks, found, strict=True))
+    gain = compare([one, replace(better, blocks=poles)]).fusions[1].over("best single")
+    assert gain.ious["pole"] == gain.small_miou and gain.ious["pole"].above_zero
+    assert gain.ious["sky"].above_zero, "poles are not taken for it any more"
+    assert gain.ious["road"] == Interval(value=0.0, low=0.0, high=0.0) and gain.ious["road"].spans_zero
+    assert math.isnan(gain.ious["never"].value) and not gain.ious["never"].spans_zero
+
+
+def test_a_comparison_from_before_classes_had_gains_is_read(tmp_path: Path) -> None:
+    compare([candidate("mean", 0.7), candidate("linear", 0.75, 1)]).save(tmp_path, MEMBERS)
+    (path,) = (tmp_path / "comparisons").iterdir()
+    document = json.loads(path.read_text())
+    del document["fusions"][1]["gains"][0]["ious"]
+    path.write_text(json.dumps(document))
+    found = Comparison.load(tmp_path, MEMBERS)
+    assert found is not None and found.chosen.name == "linear" and not found.fusions[1].over("mean").ious
 
 
 def test_the_simplest_is_chosen_that_no_other_measurably_beats() -> None:

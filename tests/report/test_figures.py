@@ -17,7 +17,7 @@ from ensemble_tune.comparison import NO_GAIN, compare
 from ensemble_tune.report.compromise import compromise_plot
 from ensemble_tune.report.confusion import confusion_plot
 from ensemble_tune.report.curves import curves_plot
-from ensemble_tune.report.fusions import class_plots, fusion_table, gains_plot
+from ensemble_tune.report.fusions import class_gains_plot, class_plots, fusion_table, gains_plot
 from ensemble_tune.report.members import member_table
 from ensemble_tune.report.plot import Plot
 from ensemble_tune.report.run_view import RunView
@@ -115,6 +115,25 @@ def test_a_gain_whose_interval_spans_zero_is_called_none(searched: RunView) -> N
     assert NO_GAIN in shown["over mean"]["text"][0] and NO_GAIN not in "".join(shown["over best single"]["text"])
 
 
+def test_gains_of_small_objects_and_of_each_class_are_shown_with_their_intervals(searched: RunView) -> None:
+    comparison = compare([candidate("best single", 0.6), candidate("mean", 0.7, 1), candidate("linear", 0.75, 2)])
+    table = fusion_table(replace(searched, comparison=comparison))
+    assert table is not None
+    linear = dict(zip(table.head, table.rows[2], strict=True))
+    gain = comparison.fusions[2].over("mean")
+    low, high = (f"{100 * bound:+.1f}" for bound in (gain.small_miou.low, gain.small_miou.high))
+    assert linear["small objects over mean, points"].endswith(f"({low} to {high})")
+    plots = {plot.name: plot for plot in class_plots(replace(searched, comparison=comparison))}
+    shown = traces(plots["class-gains"])["over mean"]
+    assert set(shown["y"]) == {"sky", "road", "pole", "small objects"}, "a class that is not there has no gain"
+    for name, interval in (("road", gain.ious["road"]), ("small objects", gain.small_miou)):
+        place = shown["y"].index(name)
+        assert shown["x"][place] == pytest.approx(100 * interval.value, rel=1e-3)
+        assert shown["error_x"]["array"][place] == pytest.approx(100 * (interval.high - interval.value), rel=1e-3)
+        assert shown["error_x"]["arrayminus"][place] == pytest.approx(100 * (interval.value - interval.low), rel=1e-3)
+    assert class_gains_plot(compare([candidate("mean", 0.7)])) is None, "there is nothing simpler"
+
+
 def test_members_are_shown_with_what_they_cost_and_how_they_differ(finished: Finished, tmp_path: Path) -> None:
     view = RunView.of(finished.out)
     table = member_table(view)
@@ -145,7 +164,11 @@ def test_without_a_comparison_the_best_of_each_kind_is_shown(tmp_path: Path) -> 
 def test_classes_are_shown_on_the_frames_that_chose_nothing_and_cross_fitted(finished: Finished) -> None:
     view = RunView.of(finished.out)
     plots = {plot.name: plot for plot in class_plots(view)}
-    assert set(plots) == {"classes-final", "classes"} and view.final is not None
+    assert {"classes-final", "classes"} <= set(plots) <= {
+        "classes-final",
+        "classes",
+        "class-gains",
+    } and view.final is not None
     shown = traces(plots["classes-final"])
     assert {"ensemble", "mean", "its best model"} >= set(shown)
     by_class = dict(zip(shown["ensemble"]["y"], shown["ensemble"]["x"], strict=True))
