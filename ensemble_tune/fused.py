@@ -22,6 +22,12 @@ def fused_members(record: TrialRecord) -> list[str]:
     return names if bases == "all" else [names[int(place) - 1] for place in bases.split("+")]
 
 
+def model_passes(record: TrialRecord) -> int:
+    """How often a base model runs for one image: of each member or of its fold models, twice where mirrored."""
+    models = int(record.params["folds"]) if record.params.get("deploy") == "folds" else 1
+    return len(fused_members(record)) * models * (2 if record.params.get("flip") else 1)
+
+
 def fusion_params(record: TrialRecord) -> dict[str, Value]:
     """The parameters of a meta trial that are its fusion's own, without the seed and without what it fuses."""
     return {name: value for name, value in record.params.items() if name not in _OF_MEMBERS}
