@@ -195,6 +195,21 @@ def test_the_front_is_of_those_that_none_beats(searched: RunView) -> None:
     assert compromise_plot(replace(searched, stages=())) is None
 
 
+def test_the_more_parameters_the_larger_the_mark(searched: RunView, tmp_path: Path) -> None:
+    sizes = (1.0, 4.0, 16.0)
+    records = [
+        replace(record := base(number, 0.4), scores={**record.scores, "milliseconds": 5.0 + number, "parameters": size})
+        for number, size in enumerate(sizes)
+    ]
+    plot = compromise_plot(RunView.of(write_run(tmp_path, *records)))
+    shown = traces(plot)["base models"]
+    assert plot is not None and "The larger a mark, the more parameters." in plot.told
+    told = dict(zip(shown["customdata"], shown["marker"]["size"], strict=True))
+    assert told == {", 1.0 M parameters": 6.0, ", 4.0 M parameters": 11.0, ", 16.0 M parameters": 22.0}
+    alike = traces(compromise_plot(searched))["base models"]
+    assert set(alike["marker"]["size"]) == {8.0}, "nobody counted them"
+
+
 def test_every_trial_is_in_a_table_the_best_first(searched: RunView) -> None:
     (table,) = trial_tables(searched)
     assert len(table.rows) == 24 and not table.left_out
