@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ from ensemble_tune.trial import Params
 from ensemble_tune.tune.record import TrialRecord
 
 COMPARISONS = "comparisons"
+NO_GAIN = "no measurable gain"
+"""What is said of a gain whose interval spans zero."""
 _FORMAT = 1
 
 
@@ -53,6 +55,8 @@ class Gain:
     """The simpler one's name."""
     miou: Interval
     small_miou: Interval
+    ious: Mapping[str, Interval] = field(default_factory=dict)
+    """By class; empty in comparisons that were written before it was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,10 @@ def compare(
                     over=candidates[simpler].name,
                     miou=difference(of_all[place], of_all[simpler]),
                     small_miou=difference(of_small[place], of_small[simpler]),
+                    ious={
+                        name: difference(ious[place][:, column], ious[simpler][:, column])
+                        for column, name in enumerate(first.classes)
+                    },
                 )
                 for simpler in range(place)
             ),
@@ -242,6 +250,7 @@ def _fusion(document: Document) -> Fusion:
                 over=each.text("over"),
                 miou=_interval(each.table("miou")),
                 small_miou=_interval(each.table("small_miou")),
+                ious=_intervals(each.table("ious")) if "ious" in each else {},
             )
             for each in map(Document, document.items("gains"))
         ),
@@ -265,6 +274,10 @@ def _measured(document: Document) -> Measured:
 
 def _interval(document: Document) -> Interval:
     return Interval(value=document.number("value"), low=document.number("low"), high=document.number("high"))
+
+
+def _intervals(document: Document) -> dict[str, Interval]:
+    return {name: _interval(document.table(name)) for name in document}
 
 
 def _without_nan(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.box import SIMPLE
 from rich.table import Table
 
-from ensemble_tune.comparison import Comparison
+from ensemble_tune.comparison import NO_GAIN, Comparison
 from ensemble_tune.ensemble.bootstrap import Interval
 
 
@@ -27,6 +27,12 @@ def comparison_table(comparison: Comparison) -> Table:
         "cross: mIoU on training frames, fitted on other blocks; small objects and calibration error of the same;\n"
         "gains in points with 95% intervals; * exported: no other is measurably better"
     )
+    for over in dict.fromkeys((simple, "mean")):
+        alike = [
+            each.name for each in comparison.fusions if any(g.over == over and g.miou.spans_zero for g in each.gains)
+        ]
+        if alike:
+            table.caption += f"\n{NO_GAIN} over {over}: {', '.join(alike)}"
     table.caption_justify = "left"
     return table
 

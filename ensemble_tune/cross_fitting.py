@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
+from ensemble_tune.ensemble.bootstrap import gain
 from ensemble_tune.ensemble.config import MetaConfig, MetaKind
 from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
 from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity
-from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.ensemble.stage_data import StageData
-from ensemble_tune.fused import fusion_params
+from ensemble_tune.fused import COSTS, fusion_params, member_scores, model_passes
 from ensemble_tune.library import Members, member_config
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
@@ -22,7 +22,6 @@ from ensemble_tune.tune.record import TrialRecord, rank
 from ensemble_tune.waits import waiting
 
 STAGE = "compare"
-_COSTS = (MILLISECONDS, PARAMETERS, MEMORY)
 _SIMPLICITY = ("best single", *get_args(MetaKind))
 _WITHOUT_GRADIENT = ("mean", "greedy")
 
@@ -37,45 +36,56 @@ def compare_fusions(
 ) -> Comparison | None:
     """Measures the best fusion of each kind on frames that it was not fitted to, and writes it into OUT/comparisons.
 
-    records: the meta trials that fuse these members. seconds: of fitting; kinds that would take longer are left out,
-    those of a lower score on val first, and so are those of which a fit fails. None where no trial has a score.
+    records: the meta trials that fuse these members; of each kind the cheapest is taken than which no dearer one is
+    measurably better on val. seconds: of fitting; kinds that would take longer are left out, those of a lower score on
+    val first, and so are those of which a fit fails. None where no trial has a score.
     """
-    best = best_of_each_kind(records)
+    variants = variants_of_each_kind(records)
+    everyone = [record for own in variants for record in own]
     library = {record.trial: member_config(record) for record in members.records}
     evidence = settings.out.absolute() / EVIDENCE
-    points = {record.trial: [_point(record, block) for block in range(data.folds + 1)] for record in best}
+    points = {record.trial: [_point(record, block) for block in range(data.folds + 1)] for record in everyone}
 
     def there(point: Point, finished: bool = True) -> bool:
         return Evidence.has(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
 
-    done = {name for name, own in points.items() if all(there(point) for point in own)}
-    finalists = affordable(best, data.folds, seconds, done)
+    starts = {
+        record.trial: start
+        for record in everyone
+        if (start := trained_before(settings.out, record.trial, _config(record))) is not None
+    }
     trial = MetaTrial(
         data=data,
         store=settings.out.absolute() / PREDICTIONS,
         library=library,
         costs={record.trial: record.scores for record in members.records},
-        starts={
-            record.trial: start
-            for record in finalists
-            if (start := trained_before(settings.out, record.trial, _config(record))) is not None
-        },
+        starts=starts,
         evidence=evidence,
     )
+    seen = data.provenance()
+
+    def read(point: Point) -> Evidence:
+        return Evidence.open(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
+
+    # What needs no fit for it is set beside the best of its kind on val.
+    known = [[record for record in own if record.trial in starts or _is_free(record)] for own in variants]
+    on_val = [points[record.trial][0] for own in known if len(own) > 1 for record in own]
+    train_points(settings, stage=STAGE, trial=trial, points=on_val, provenance=seen, done=there, keep=0, must=False)
+    found_on_val = {str(point[OF]): read(point) for point in on_val if there(point)}
+    best = [cheapest_of_its_kind(own, found_on_val, seed=settings.seed) for own in variants]
+
+    done = {name for name, own in points.items() if all(there(point) for point in own)}
+    finalists = affordable(best, data.folds, seconds, done)
 
     # Longest first: the fits of one block are the last to end, side by side with others.
     wanted = [point for record in finalists for point in points[record.trial]]
     wanted.sort(key=lambda point: -_effort(point))
-    seen = data.provenance()
     train_points(settings, stage=STAGE, trial=trial, points=wanted, provenance=seen, done=there, keep=0, must=False)
     for record in [record for record in finalists if not all(there(point) for point in points[record.trial])]:
         settings.say(f"{record.trial} ({fusion_name(record.params)}) is not compared: a fit on other blocks failed")
         finalists.remove(record)
     if not finalists:
         return None
-
-    def read(point: Point) -> Evidence:
-        return Evidence.open(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
 
     candidates = [
         Candidate(
@@ -84,7 +94,7 @@ def compare_fusions(
             epochs=record.best_epoch or 0,
             blocks=tuple(read(point) for point in points[record.trial][1:]),
             val=read(points[record.trial][0]),
-            costs={name: record.scores[name] for name in _COSTS if name in record.scores},
+            costs={name: record.scores[name] for name in COSTS if name in record.scores},
         )
         for record in finalists
     ]
@@ -96,12 +106,33 @@ def compare_fusions(
     return found
 
 
-def best_of_each_kind(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Of each kind the trial that is best on val, the simplest kind first."""
-    best: dict[str, TrialRecord] = {}
+def variants_of_each_kind(records: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    """Of each kind, the simplest first: the trials than which none that runs fewer models scores as much on val.
+
+    Those of one kind come cheapest first, so that the last one is the best on val.
+    """
+    found: dict[str, list[TrialRecord]] = {}
     for record in rank(records, "max"):
-        best.setdefault(fusion_name(record.params), record)
-    return [best[name] for name in _SIMPLICITY if name in best]
+        own = found.setdefault(fusion_name(record.params), [])
+        if not own or model_passes(record) < model_passes(own[0]):
+            own.insert(0, record)
+    return [found[name] for name in _SIMPLICITY if name in found]
+
+
+def cheapest_of_its_kind(
+    variants: Sequence[TrialRecord], on_val: Mapping[str, Evidence], *, seed: int = 0
+) -> TrialRecord:
+    """The first one that is not measurably worse on val than any that runs more models.
+
+    variants: the cheapest first, the last one the best on val. on_val: by trial, evidence; without its own a trial is
+    passed over. More members, fold models and mirrored frames cost time on every image: chance must not choose them.
+    """
+    known = [record for record in variants if record.trial in on_val]
+    for place, record in enumerate(known if variants[-1] in known else ()):
+        dearer = [on_val[other.trial] for other in known[place + 1 :]]
+        if not any(gain([other], [on_val[record.trial]], seed=seed).above_zero for other in dearer):
+            return record
+    return variants[-1]
 
 
 def affordable(
@@ -113,7 +144,7 @@ def affordable(
     """
     kept = []
     for record in rank(finalists, "max"):
-        free = record.params["kind"] in _WITHOUT_GRADIENT or record.trial in done
+        free = _is_free(record) or record.trial in done
         # Each fit sees (blocks - 1) / blocks of the frames, for as many epochs as the best one took.
         cost = 0.0 if free else record.seconds * (record.best_epoch or 1) / max(1, record.epochs) * (blocks - 1)
         if free or cost <= seconds:
@@ -135,18 +166,19 @@ def _point(record: TrialRecord, block: int) -> Point:
     return {**record.params, **_config(record).to_params(), OF: record.trial, BLOCK: block}
 
 
+def _is_free(record: TrialRecord) -> bool:
+    return record.params["kind"] in _WITHOUT_GRADIENT
+
+
 def _effort(point: Point) -> float:
     return 0.0 if point["kind"] in _WITHOUT_GRADIENT else float(point.get("stop_epoch", point["epochs"]))
 
 
 def _told(settings: Settings, members: Members) -> list[Mapping[str, float | str]]:
-    """What each member scores, weighs and costs; its training counts with that of its fold models."""
+    """What each member scores, costs and weighs in the greedy selection."""
     folds = Ledger(settings.out / LEDGER).trials("fold")
-    told: list[Mapping[str, float | str]] = []
-    for record in members.records:
-        own = [fold.seconds for fold in folds if fold.params.get("member") == record.trial]
-        seconds = record.seconds + math.fsum(own)
-        scores = {name: record.scores[name] for name in ("miou", "small_miou", *_COSTS) if name in record.scores}
-        weight = {"weight": members.weights[record.trial]} if record.trial in members.weights else {}
-        told.append({"trial": record.trial, **scores, "train_seconds": seconds, **weight})
-    return told
+    weights = {name: {"weight": weight} for name, weight in members.weights.items()}
+    return [
+        {"trial": record.trial, **member_scores(record, folds), **weights.get(record.trial, {})}
+        for record in members.records
+    ]

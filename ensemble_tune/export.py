@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 from ensemble_tune.comparison import Comparison, current_comparison
+from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.manifest import META_TRIAL, EnsembleManifest
-from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
+from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.errors import ConfigError, RunError
-from ensemble_tune.fused import fused_members, fusion_params, member_epochs, simple_scores
+from ensemble_tune.fused import COSTS, fused_members, fusion_params, member_epochs, member_scores, simple_scores
 from ensemble_tune.settings import METRIC
 from ensemble_tune.storage import Location, location, make_folder, names_in
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -55,8 +56,7 @@ def export_best(
         best = ranked[0] if comparison is None else named[comparison.chosen.trial]
     else:
         best = named.get(rule) or pick(ended, objectives, rule)
-    bases = {record.trial: record for record in records if record.stage == "base"}
-    manifest = _manifest(best, ranked, bases, comparison, data)
+    manifest = _manifest(best, ranked, records, comparison, data)
     manifest.save(out / EXPORTS / f"{manifest.origin[META_TRIAL]}.toml")
     manifest.save(to)
     return manifest
@@ -73,11 +73,12 @@ def exported_trials(out: Location) -> frozenset[str]:
 def _manifest(
     best: TrialRecord,
     ranked: list[TrialRecord],
-    bases: dict[str, TrialRecord],
+    records: Sequence[TrialRecord],
     comparison: Comparison | None,
     data: str | None,
 ) -> EnsembleManifest:
-    """A fusion with the members that it fuses."""
+    """A fusion with the members that it fuses; records: all of the run."""
+    bases = {record.trial: record for record in records if record.stage == "base"}
     names = fused_members(best)
     epochs = member_epochs(best)
     members = [bases[name] for name in names]
@@ -97,6 +98,8 @@ def _manifest(
         data_digest=best.provenance.get("data"),
         trials=tuple(names),
         scores={**_scores(best, ranked), **_crossfit_scores(best, comparison)},
+        members=_all_members(members, [record for record in records if record.stage == "fold"], comparison),
+        fusions=_all_fusions(comparison),
         origin={**versions(), **best.provenance, META_TRIAL: best.trial},
     )
 
@@ -107,7 +110,7 @@ def _scores(best: TrialRecord, ranked: list[TrialRecord]) -> dict[str, float]:
     return {
         f"{name}_{score}": float(record.scores[score])
         for name, record in compared.items()
-        for score in ("miou", "small_miou", MILLISECONDS, PARAMETERS, MEMORY)
+        for score in ("miou", "small_miou", *COSTS)
         if not math.isnan(record.scores.get(score, math.nan))
     }
 
@@ -116,10 +119,51 @@ def _crossfit_scores(best: TrialRecord, comparison: Comparison | None) -> dict[s
     """What cross-fitting says of a fusion: its score, and its gain over each simpler one with its 95% interval."""
     fusions = comparison.fusions if comparison is not None else ()
     chosen = next((fusion for fusion in fusions if fusion.trial == best.trial), None)
-    if chosen is None:
+    if comparison is None or chosen is None:
         return {}
     scores = {"crossfit_miou": chosen.crossfit.miou, "crossfit_ece": chosen.crossfit.ece}
     for each in chosen.gains:
-        over = f"gain_over_{each.over.replace(' ', '_')}"
-        scores |= {over: each.miou.value, f"{over}_low": each.miou.low, f"{over}_high": each.miou.high}
-    return scores
+        scores |= _interval(f"gain_over_{_key(each.over)}", each.miou)
+    return scores if comparison.disagreement is None else {**scores, "disagreement": comparison.disagreement}
+
+
+def _all_fusions(comparison: Comparison | None) -> dict[str, dict[str, float]]:
+    """What each fusion that was compared scores, costs and gains."""
+    found = {}
+    for fusion in comparison.fusions if comparison is not None else ():
+        scores = {
+            "crossfit_miou": fusion.crossfit.miou,
+            "crossfit_small_miou": fusion.crossfit.small_miou,
+            "crossfit_ece": fusion.crossfit.ece,
+            "val_miou": fusion.val.miou,
+            "val_small_miou": fusion.val.small_miou,
+            **fusion.costs,
+        }
+        for each in fusion.gains:
+            scores |= _interval(f"gain_over_{_key(each.over)}", each.miou)
+            scores |= _interval(f"small_gain_over_{_key(each.over)}", each.small_miou)
+        found[_key(fusion.name)] = {name: score for name, score in scores.items() if not math.isnan(score)}
+    return found
+
+
+def _all_members(
+    members: Sequence[TrialRecord], folds: Sequence[TrialRecord], comparison: Comparison | None
+) -> dict[str, dict[str, float]]:
+    """What each member scores and costs, and weighs in the greedy selection."""
+    told = {each["trial"]: each for each in comparison.members} if comparison is not None else {}
+    weights = {name: float(own["weight"]) for name, own in told.items() if "weight" in own}
+    return {
+        record.trial: {
+            **member_scores(record, folds),
+            **({"weight": weights[record.trial]} if record.trial in weights else {}),
+        }
+        for record in members
+    }
+
+
+def _interval(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "_")

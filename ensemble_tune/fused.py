@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import TrialRecord
 
 _OF_MEMBERS = ("members", "member_epochs", "bases", "deploy", "stacking", "folds")
+COSTS = (MILLISECONDS, PARAMETERS, MEMORY)
+TRAIN_SECONDS = "train_seconds"
+"""Of a member with its fold models."""
 
 
 def fused_members(record: TrialRecord) -> list[str]:
@@ -15,6 +20,12 @@ def fused_members(record: TrialRecord) -> list[str]:
     names = str(record.params["members"]).split(",")
     bases = str(record.params.get("bases", "all"))
     return names if bases == "all" else [names[int(place) - 1] for place in bases.split("+")]
+
+
+def model_passes(record: TrialRecord) -> int:
+    """How often a base model runs for one image: of each member or of its fold models, twice where mirrored."""
+    models = int(record.params["folds"]) if record.params.get("deploy") == "folds" else 1
+    return len(fused_members(record)) * models * (2 if record.params.get("flip") else 1)
 
 
 def fusion_params(record: TrialRecord) -> dict[str, Value]:
@@ -27,6 +38,14 @@ def member_epochs(record: TrialRecord) -> dict[str, int]:
     names, epochs = str(record.params["members"]), str(record.params.get("member_epochs", ""))
     pairs = zip(names.split(","), epochs.split(","), strict=False)
     return {name: int(epoch) for name, epoch in pairs if epoch}
+
+
+def member_scores(record: TrialRecord, folds: Sequence[TrialRecord]) -> dict[str, float]:
+    """What a base trial scores on val and costs; its training counts with that of its models among `folds`."""
+    scores = {name: record.scores.get(name, math.nan) for name in ("miou", "small_miou", *COSTS)}
+    own = [fold.seconds for fold in folds if fold.params.get("member") == record.trial]
+    known = {name: float(score) for name, score in scores.items() if not math.isnan(score)}
+    return {**known, TRAIN_SECONDS: record.seconds + math.fsum(own)}
 
 
 def simple_scores(ranked: Sequence[TrialRecord]) -> dict[str, TrialRecord]:

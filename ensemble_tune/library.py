@@ -9,7 +9,7 @@ from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.pieces import piece_counts
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
-from ensemble_tune.ensemble.selection import PixelSample, greedy_weights
+from ensemble_tune.ensemble.selection import ONE_BAG, PixelSample, greedy_weights
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError, RunError, suggest
 from ensemble_tune.points import Point, train_points
@@ -20,7 +20,9 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
 
 AUTO = 3
-"""Members of an ensemble where nothing else is wished."""
+"""Members of an ensemble where nothing else is wished, at most."""
+_FEWEST = 2
+"""Members in any case, where there are so many: a selection on val may take one by luck; cross-fitting tells."""
 _GIB = 2**30
 
 
@@ -103,9 +105,10 @@ def choose_members(
 ) -> Members:
     """The base trials to fuse. Raises ConfigError where they are not there, RunError where predicting failed.
 
-    ranked: the base trials that have ended, best first. bases: "auto" (3), a number, or names such as
+    ranked: the base trials that have ended, best first. bases: "auto" (3 at most), a number, or names such as
     "base-0003,base-0007". A number are those that weigh most in a greedy selection from the library on val, so that
-    models that err alike do not join together; where the library has fewer, the best by score join.
+    models that err alike do not join together; where the library has fewer, the best by score join. "auto" leaves out
+    those beyond two that the selection gives next to no weight: each would cost its fold trainings for nothing.
     """
     count = count_members(bases, ranked)
     if bases != "auto" and not bases.isdecimal():
@@ -119,6 +122,11 @@ def choose_members(
     weights = dict(zip([r.trial for r in library], greedy_weights(sample, seed=settings.seed).tolist(), strict=True))
     by_weight = sorted(library, key=lambda record: -weights[record.trial])  # stable: among equals the better score
     wanted = list({record.trial: record for record in [*by_weight, *ranked]}.values())[:count]
+    if bases == "auto":
+        idle = [record.trial for record in wanted[_FEWEST:] if weights.get(record.trial, 1.0) <= ONE_BAG]
+        wanted = [record for record in wanted if record.trial not in idle]
+        if idle:
+            settings.say(f"{len(wanted)} members, not {count}: a greedy selection on val gives the others no weight")
     places = [place for place, record in enumerate(library) if record in wanted]
     return Members(
         records=tuple(rank(wanted, "max")),

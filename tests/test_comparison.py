@@ -1,48 +1,19 @@
+import io
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from compared import candidate
+from rich.console import Console
 
-from ensemble_tune.comparison import Candidate, Comparison, Fusion, Gain, compare, fusion_name
+from ensemble_tune.comparison import NO_GAIN, Candidate, Comparison, Fusion, Gain, compare, fusion_name
+from ensemble_tune.comparison_table import comparison_table
 from ensemble_tune.ensemble.bootstrap import Interval
-from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.errors import RunError
 
 MEMBERS = {"members": "base-0001", "member_epochs": "3", "folds": 3}
-CLASSES = ("sky", "road", "pole", "never")
-
-
-def evidence(accuracy: float, block: int, *, seed: int = 0) -> Evidence:
-    """40 frames of a sequence, on which a model is right as often as told."""
-    chance = np.random.default_rng([block, seed])
-    hits = np.clip(chance.normal(100 * accuracy, 4, (40, 3)), 0, 100).astype(np.int64)
-    confusions = np.zeros((40, 4, 4), np.int64)
-    for label in range(3):
-        confusions[:, label, label] = hits[:, label]
-        confusions[:, label, (label + 1) % 3] = 100 - hits[:, label]
-    return Evidence(
-        of=f"{accuracy}",
-        classes=CLASSES,
-        small=("pole",),
-        names=tuple(f"{block}_{row}" for row in range(40)),
-        sequences=(str(block),) * 40,
-        confusions=confusions,
-        calibration=np.array([[100.0, 70.0, 80.0]]),
-    )
-
-
-def candidate(name: str, accuracy: float, seed: int = 0) -> Candidate:
-    blocks = tuple(evidence(accuracy, block, seed=seed) for block in (1, 2, 3))
-    return Candidate(
-        name=name,
-        trial=f"meta-{name}",
-        epochs=7,
-        blocks=blocks,
-        val=evidence(accuracy, 0, seed=seed),
-        costs={"milliseconds": 4.0},
-    )
 
 
 def test_every_fusion_is_set_beside_all_simpler_ones() -> None:
@@ -59,6 +30,29 @@ def test_every_fusion_is_set_beside_all_simpler_ones() -> None:
     assert gain.small_miou.value == pytest.approx(
         found.fusions[1].crossfit.ious["pole"] - found.fusions[0].crossfit.ious["pole"]
     )
+
+
+def test_each_class_has_a_gain_with_an_interval_of_its_own() -> None:
+    one, better = candidate("best single", 0.7), candidate("mean", 0.7)
+    found = [each.confusions.copy() for each in better.blocks]
+    for own in found:
+        own[:, 2] = [0, 0, 100, 0]  # every pole is right, and all else as before
+    poles = tuple(replace(each, confusions=own) for each, own in zip(better.blocks, found, strict=True))
+    gain = compare([one, replace(better, blocks=poles)]).fusions[1].over("best single")
+    assert gain.ious["pole"] == gain.small_miou and gain.ious["pole"].above_zero
+    assert gain.ious["sky"].above_zero, "poles are not taken for it any more"
+    assert gain.ious["road"] == Interval(value=0.0, low=0.0, high=0.0) and gain.ious["road"].spans_zero
+    assert math.isnan(gain.ious["never"].value) and not gain.ious["never"].spans_zero
+
+
+def test_a_comparison_from_before_classes_had_gains_is_read(tmp_path: Path) -> None:
+    compare([candidate("mean", 0.7), candidate("linear", 0.75, 1)]).save(tmp_path, MEMBERS)
+    (path,) = (tmp_path / "comparisons").iterdir()
+    document = json.loads(path.read_text())
+    del document["fusions"][1]["gains"][0]["ious"]
+    path.write_text(json.dumps(document))
+    found = Comparison.load(tmp_path, MEMBERS)
+    assert found is not None and found.chosen.name == "linear" and not found.fusions[1].over("mean").ious
 
 
 def test_the_simplest_is_chosen_that_no_other_measurably_beats() -> None:
@@ -87,6 +81,19 @@ def test_a_fusion_that_is_no_worse_than_any_is_not_passed_over_for_one_that_only
         fusion("linear", ("best single", sure), ("mean", unsure)),
     )
     assert Comparison(fusions=fusions, members=()).chosen.name == "mean"
+
+
+def test_a_gain_whose_interval_spans_zero_is_called_none_in_a_terminal() -> None:
+    def told(*candidates: Candidate) -> str:
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(comparison_table(compare(candidates)))
+        return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+    one, mean = candidate("best single", 0.6), candidate("mean", 0.7, 1)
+    text = told(one, mean, candidate("weighted", 0.7, 2), candidate("linear", 0.75, 3))
+    assert f"{NO_GAIN} over mean: weighted\n" in text and f"{NO_GAIN} over best single" not in text
+    assert f"{NO_GAIN} over best single: mean" in told(one, candidate("mean", 0.602, 4))
+    assert NO_GAIN not in told(one, mean) and NO_GAIN not in told(mean, one), "a loss is no gain that none can measure"
 
 
 def test_the_scores_are_of_all_frames_together() -> None:

@@ -54,6 +54,20 @@ def test_the_figures_that_chose_it_stand_beside_it(tmp_path: Path) -> None:
     }
 
 
+def test_what_each_member_costs_stands_beside_it(tmp_path: Path) -> None:
+    run = usual_run(tmp_path / "run")
+    trained = [
+        replace(base(number, 0.3), trial=f"fold-{number:04d}", stage="fold", params={"member": member}, seconds=10.0)
+        for number, member in enumerate(("base-0001", "base-0001", "base-0000", "base-0002"))
+    ]
+    cost = {"milliseconds": 3.0, "parameters": 2.0, "memory": 50.0}
+    write_run(run, *trained, replace(base(1, 0.5), scores={"miou": 0.5, **cost}))
+    manifest = export_best(run, tmp_path / "best.toml")
+    assert manifest.members["base-0001"] == {"miou": 0.5, **cost, "train_seconds": 12.3 + 20.0}
+    assert manifest.members["base-0000"]["train_seconds"] == 12.3 + 10.0 and len(manifest.members) == 2
+    assert not manifest.fusions and EnsembleManifest.load(tmp_path / "best.toml") == manifest
+
+
 def costly(run: Path) -> Path:
     """Fusions with what they cost: the trained one is the best and the slowest, one alone the fastest."""
     seconds = {"meta-0000": 10.0, "meta-0001": 5.0, "meta-0002": 6.0, "meta-0003": 40.0}
@@ -202,7 +216,14 @@ def compared(run: Path, *trials: tuple[str, str, float], of: Params | None = Non
             for block in (0, 1, 2)
         ]
         fusions.append(
-            Candidate(name=name, trial=trial, epochs=3, blocks=tuple(evidence[1:]), val=evidence[0], costs={})
+            Candidate(
+                name=name,
+                trial=trial,
+                epochs=3,
+                blocks=tuple(evidence[1:]),
+                val=evidence[0],
+                costs={"milliseconds": 7.0},
+            )
         )
     compare(fusions).save(run, of or {"members": MEMBERS, "folds": 5})
     return run
@@ -215,6 +236,13 @@ def test_the_simplest_that_none_measurably_beats_is_exported(tmp_path: Path) -> 
     assert manifest.origin["meta_trial"] == "meta-0000", "on val the trained one is better"
     assert manifest.scores["crossfit_miou"] > 0.4 and manifest.scores["gain_over_best_single_low"] > 0
     assert manifest.scores["fusion_miou"] == 0.52
+    assert set(manifest.fusions) == {"best_single", "mean", "plain"}, "all that were compared"
+    assert manifest.fusions["best_single"]["milliseconds"] == 7.0 and not any(
+        "gain" in n for n in manifest.fusions["best_single"]
+    )
+    assert manifest.fusions["mean"]["gain_over_best_single_low"] == manifest.scores["gain_over_best_single_low"]
+    assert {"gain_over_mean_high", "small_gain_over_mean", "val_miou"} <= set(manifest.fusions["plain"])
+    assert EnsembleManifest.load(tmp_path / "best.toml") == manifest
     compared(run, ("best single", "meta-0001", 50), ("mean", "meta-0000", 60), ("plain", "meta-0003", 70))
     better = export_best(run, tmp_path / "best.toml")
     assert better.origin["meta_trial"] == "meta-0003" and set(better.scores) >= {

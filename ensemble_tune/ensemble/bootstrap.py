@@ -34,6 +34,11 @@ class Interval:
         """Whether the figure is a gain that can be told from chance."""
         return self.low > 0
 
+    @property
+    def spans_zero(self) -> bool:
+        """Whether the figure cannot be told from no difference at all; False where no interval is known."""
+        return self.low <= 0 <= self.high
+
 
 def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES, block: int = BLOCK) -> Floats:
     """(R, N) what each of N frames weighs in each of R resamples.

@@ -54,6 +54,8 @@ _OWN_KEYS = (
     "bases",
     "fusion",
     "scores",
+    "members",
+    "fusions",
     "from",
 )
 _FORMAT = 1
@@ -91,6 +93,11 @@ class EnsembleManifest:
     """The base trial behind each base, "" where there is none; empty where the manifest was written by hand."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """The figures that chose this ensemble, all on val: fusion, mean, best_single, and each base's."""
+    members: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each base trial what is known: scores on val, milliseconds an image, millions of parameters, megabytes of
+    memory, seconds of training, weight in the greedy selection."""
+    fusions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each fusion that was compared: its scores and costs, and its gains over the simpler ones with intervals."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Versions, git commit, digests: where the ensemble is from."""
 
@@ -148,9 +155,7 @@ class EnsembleManifest:
             BaseConfig.from_params(shared | {k: v for k, v in table.items() if k != "trial"}) for table in tables
         )
         size: dict[str, Any] = {"size": format_size(bases[0].size)} if bases else {}
-        scores, origin = document.get("scores", {}), document.get("from", {})
-        if not isinstance(scores, dict) or not all(isinstance(score, int | float) for score in scores.values()):
-            raise ConfigError("scores must be a table of numbers")
+        origin = document.get("from", {})
         if not isinstance(origin, dict) or not all(isinstance(text, str) for text in origin.values()):
             raise ConfigError("from must be a table of texts")
         return cls(
@@ -166,7 +171,9 @@ class EnsembleManifest:
             images=_of_data(ImageSpec.read, document.get("images", {})),
             tiles=_of_data(Tiles.read, document["tiles"]) if "tiles" in document else None,
             trials=tuple(str(table.get("trial", "")) for table in tables) if any("trial" in t for t in tables) else (),
-            scores={name: float(score) for name, score in scores.items()},
+            scores=_numbers("scores", document.get("scores", {})),
+            members=_tables_of_numbers("members", document.get("members", {})),
+            fusions=_tables_of_numbers("fusions", document.get("fusions", {})),
             origin=dict(origin),
         )
 
@@ -210,7 +217,12 @@ class EnsembleManifest:
             "images": {} if self.images == RGB else self.images.to_document(),
             "tiles": {} if self.tiles is None else self.tiles.to_document(),
         }
-        tables = {**of_data, "fusion": self.fusion.to_params(), "scores": dict(self.scores), "from": dict(self.origin)}
+        measured = {
+            "scores": dict(self.scores),
+            "members": {name: dict(own) for name, own in self.members.items()},
+            "fusions": {name: dict(own) for name, own in self.fusions.items()},
+        }
+        tables = {**of_data, "fusion": self.fusion.to_params(), **measured, "from": dict(self.origin)}
         return top | {"bases": bases} | {name: table for name, table in tables.items() if table}
 
     def digest(self) -> str:
@@ -260,3 +272,15 @@ def _texts(name: str, value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{name} must be a list of texts, but got {value!r}")
     return value
+
+
+def _numbers(name: str, value: object) -> dict[str, float]:
+    if not isinstance(value, dict) or not all(isinstance(score, int | float) for score in value.values()):
+        raise ConfigError(f"{name} must be a table of numbers")
+    return {key: float(score) for key, score in value.items()}
+
+
+def _tables_of_numbers(name: str, value: object) -> dict[str, dict[str, float]]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} must be a table of tables of numbers")
+    return {key: _numbers(f"{name}.{key}", table) for key, table in value.items()}

@@ -21,6 +21,8 @@ _LARGEST_START = 5
 _ROUNDS = 20
 _BAGS, _SHARE = 16, 0.5
 """Each bag sees half of the library, as in Caruana 2004; the more models, the likelier is one that fits by luck."""
+ONE_BAG = 1 / _BAGS
+"""What a single bag can give to a model: no more than that is luck."""
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 
-from ensemble_tune.comparison import fusion_name
+from ensemble_tune.comparison import NO_GAIN, fusion_name
 from ensemble_tune.ensemble.bootstrap import Interval, gain, mean_iou
 from ensemble_tune.ensemble.evidence import ENSEMBLE
 from ensemble_tune.ensemble.manifest import META_TRIAL
@@ -158,8 +158,8 @@ def _notes(view: RunView) -> list[str]:
         if any(each.over == chosen.name for each in highest.gains):
             points = 100 * (highest.crossfit.miou - chosen.crossfit.miou)
             notes.append(
-                f"{highest.name} scores {points:.1f} points more than {chosen.name} in cross-fitting, but that cannot "
-                "be told from chance, so the simpler one is taken."
+                f"{highest.name} scores {points:.1f} points more than {chosen.name} in cross-fitting, but that is "
+                f"{NO_GAIN}: the simpler one is taken."
             )
     elif view.best is not None:
         notes.append("Fusions were not cross-fitted, so no interval says whether one is better than a simpler one.")
@@ -207,7 +207,8 @@ def _points(interval: Interval) -> tuple[str, str]:
     value, low, high = (100 * each for each in (interval.value, interval.low, interval.high))
     if math.isnan(low):
         return f"{value:+.1f} points", ""
-    return f"{value:+.1f} points", f"95% interval {low:+.1f} to {high:+.1f}"
+    told = f": {NO_GAIN}" if interval.spans_zero else ""
+    return f"{value:+.1f} points", f"95% interval {low:+.1f} to {high:+.1f}{told}"
 
 
 def _score(score: float | None) -> str:

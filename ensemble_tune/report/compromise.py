@@ -1,13 +1,14 @@
-"""The best compromises between mIoU and time."""
+"""The best compromises between mIoU, time and parameters."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from ensemble_tune.comparison import fusion_name
-from ensemble_tune.ensemble.score_names import MILLISECONDS
+from ensemble_tune.ensemble.score_names import MILLISECONDS, PARAMETERS
 from ensemble_tune.report.plot import BLUE, GREY, ORANGE, RED, Plot, plot, short
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.results import told
@@ -15,10 +16,15 @@ from ensemble_tune.tune.pareto import front, pick
 from ensemble_tune.tune.record import Objective, TrialRecord
 
 _MOST_POINTS = 1500
+_SMALLEST, _LARGEST = 6.0, 22.0
+"""Diameters in pixels of markers whose area grows with the parameters."""
 
 
 def compromise_plot(view: RunView) -> Plot | None:
-    """mIoU on val against milliseconds an image, base models and fusions; None where none has both."""
+    """mIoU on val against milliseconds an image, base models and fusions, each as large as its parameters are many.
+
+    None where none has both.
+    """
     found = {
         name: [
             record
@@ -30,6 +36,7 @@ def compromise_plot(view: RunView) -> Plot | None:
     }
     if not any(found.values()):
         return None
+    most = max(_millions(record) for records in found.values() for record in records)
     figure = go.Figure()
     for name, words, colour, symbol in (("base", "base models", GREY, "circle"), ("meta", "fusions", BLUE, "diamond")):
         records = found.get(name, [])[:_MOST_POINTS]
@@ -37,9 +44,10 @@ def compromise_plot(view: RunView) -> Plot | None:
             figure.add_scatter(
                 **_places(records),
                 mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 8},
+                marker={"color": colour, "symbol": symbol, "size": _sizes(records, most), "opacity": 0.8},
                 name=words,
-                hovertemplate="%{text}<br>%{x:.2f} ms, mIoU %{y:.4f}<extra></extra>",
+                customdata=[_size_told(record) for record in records],
+                hovertemplate="%{text}<br>%{x:.2f} ms, mIoU %{y:.4f}%{customdata}<extra></extra>",
             )
     objectives = (Objective("miou"), Objective(MILLISECONDS, "min"))
     own = "meta" if found.get("meta") else "base"
@@ -66,16 +74,32 @@ def compromise_plot(view: RunView) -> Plot | None:
             f" No other beats those on the line, {len(unbeaten)} of {len(found[own])}, in both; "
             f"the knee is {knee.trial}{how}."
         )
+    larger = " The larger a mark, the more parameters." if most else ""
     return plot(
         "compromise",
         figure,
         title="Pareto front: mIoU against time",
-        told=f"mIoU on val against milliseconds an image; up and left is better.{said}",
+        told=f"mIoU on val against milliseconds an image; up and left is better.{larger}{said}",
         height=380,
         xaxis={"title": {"text": "milliseconds an image"}, "rangemode": "tozero"},
         yaxis={"title": {"text": "mIoU on val"}},
         hovermode="closest",
     )
+
+
+def _millions(record: TrialRecord) -> float:
+    """Of parameters; 0 where nobody counted them."""
+    found = record.scores.get(PARAMETERS, 0.0)
+    return found if math.isfinite(found) else 0.0
+
+
+def _sizes(records: Sequence[TrialRecord], most: float) -> list[float]:
+    return [round(max(_SMALLEST, _LARGEST * math.sqrt(_millions(each) / most)), 1) if most else 8.0 for each in records]
+
+
+def _size_told(record: TrialRecord) -> str:
+    millions = _millions(record)
+    return f", {millions:.1f} M parameters" if millions else ""
 
 
 def _places(records: list[TrialRecord]) -> dict[str, object]:

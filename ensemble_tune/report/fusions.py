@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from ensemble_tune.comparison import Comparison, fusion_name, measured
+from ensemble_tune.comparison import NO_GAIN, Comparison, fusion_name, measured
 from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.ensemble.evidence import ENSEMBLE
 from ensemble_tune.ensemble.score_names import MILLISECONDS
@@ -18,22 +18,23 @@ from ensemble_tune.tune.record import Status
 
 _COLOURS = (ORANGE, BLUE, GREEN, PURPLE, TEAL, PINK, OCHRE, RED)
 _MARKS = ((BLUE, "circle"), (ORANGE, "diamond-open"), (GREY, "square-open"))
+_SMALL = "small objects"
 _AT_FIRST = ("best single", "mean")
 """The simpler fusions that gains are shown over before a reader asks for others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FusionTable:
+class TextTable:
     """Rows of texts under a head."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     chosen: int | None
-    """The row that is exported."""
+    """The row that is exported, where one is."""
     told: str
 
 
-def fusion_table(view: RunView) -> FusionTable | None:
+def fusion_table(view: RunView) -> TextTable | None:
     """Of the comparison, or without one of the best fusion of each kind; None while no fusion has a score."""
     if view.comparison is not None:
         return _compared(view.comparison)
@@ -48,11 +49,40 @@ def fusion_table(view: RunView) -> FusionTable | None:
         cost = record.scores.get(MILLISECONDS, math.nan)
         scores = [_number(record.scores.get(score, math.nan)) for score in ("miou", "small_miou")]
         rows.append((name, record.trial, *scores, "-" if math.isnan(cost) else f"{cost:.1f}"))
-    return FusionTable(
-        head=("fusion", "trial", "mIoU on val", "small objects", "ms an image"),
+    return TextTable(
+        head=("fusion", "trial", "mIoU on val", _SMALL, "ms an image"),
         rows=tuple(rows),
         chosen=0,
         told="The best of each kind on val, which chose it. They were not cross-fitted: no interval tells them apart.",
+    )
+
+
+def class_gains_plot(comparison: Comparison) -> Plot | None:
+    """What the exported fusion gains by class, in points; the highest one where that is the simplest; else None."""
+    fusion = comparison.chosen if comparison.chosen.gains else comparison.highest
+    gains = [each for each in fusion.gains if each.over in _AT_FIRST and each.ious] or list(fusion.gains[-1:])
+    gains = [each for each in gains if each.ious]
+    if not gains:
+        return None
+    last = gains[-1].ious
+    order = sorted((name for name in last if not math.isnan(last[name].value)), key=lambda name: last[name].value)
+    figure = go.Figure()
+    for each, colour in zip(gains, _COLOURS, strict=False):
+        shown = {name: each.ious[name] for name in order if name in each.ious}
+        if not math.isnan(each.small_miou.value):
+            shown[_SMALL] = each.small_miou
+        figure.add_scatter(**_with_bars(shown, colour), name=f"over {each.over}", offsetgroup=each.over)
+    figure.add_vline(x=0, line={"color": GREY, "dash": "dot"})
+    return plot(
+        "class-gains",
+        figure,
+        title=f"Gains of {fusion.name} by class",
+        told="Points of cross-fitted IoU with 95% intervals, each class by itself; of twenty such "
+        f"intervals one misses by chance. {_SMALL.capitalize()}: the mean of their classes.",
+        height=130 + 26 * (len(order) + 1) * len(gains),
+        scattermode="group",
+        xaxis={"title": {"text": "points of IoU"}},
+        yaxis={"categoryorder": "array", "categoryarray": [_SMALL, *order]},
     )
 
 
@@ -62,26 +92,11 @@ def gains_plot(comparison: Comparison) -> Plot:
     names = [fusion.name for fusion in comparison.fusions]
     for simpler, colour in zip(names[:-1], _COLOURS * 2, strict=False):
         pairs = [(fusion.name, fusion.over(simpler).miou) for fusion in comparison.fusions[names.index(simpler) + 1 :]]
-        values = [100 * interval.value for _, interval in pairs]
         figure.add_scatter(
-            x=short(values),
-            y=[name for name, _ in pairs],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": short(100 * interval.high - value for (_, interval), value in zip(pairs, values, strict=True)),
-                "arrayminus": short(
-                    value - 100 * interval.low for (_, interval), value in zip(pairs, values, strict=True)
-                ),
-            },
-            text=[_points(interval) for _, interval in pairs],
-            mode="markers",
-            marker={"color": colour, "size": 9},
+            **_with_bars(dict(pairs), colour),
             name=f"over {simpler}",
-            orientation="h",
             offsetgroup=simpler,
             visible=True if simpler in _AT_FIRST or len(names) <= 3 else "legendonly",
-            hovertemplate="%{y}: %{text}<extra></extra>",
         )
     figure.add_vline(x=0, line={"color": GREY, "dash": "dot"})
     chosen = comparison.chosen
@@ -114,6 +129,8 @@ def class_plots(view: RunView) -> list[Plot]:
         fusions = [each for each in view.comparison.fusions if each.name in (chosen, *_AT_FIRST)]
         fusions.sort(key=lambda fusion: fusion.name != chosen)
         plots.append(_classes("classes", "cross-fitted", {each.name: each.crossfit.ious for each in fusions}))
+        gains = class_gains_plot(view.comparison)
+        plots += [] if gains is None else [gains]
     if not plots:
         ranked = next((stage.ranked for stage in reversed(view.searches) if stage.ranked), [])
         if ranked and _ious(ranked[0].scores):
@@ -121,32 +138,57 @@ def class_plots(view: RunView) -> list[Plot]:
     return plots
 
 
-def _compared(comparison: Comparison) -> FusionTable:
+def _compared(comparison: Comparison) -> TextTable:
     names = [fusion.name for fusion in comparison.fusions]
     simpler = [name for name in _AT_FIRST if name in names[:-1]]
+    small = [] if math.isnan(comparison.fusions[0].crossfit.small_miou) else simpler
     rows = []
     for fusion in comparison.fusions:
-        gains = {each.over: each.miou for each in fusion.gains}
+        gains = {each.over: each for each in fusion.gains}
         scores = (fusion.crossfit.miou, fusion.val.miou, fusion.crossfit.small_miou, fusion.crossfit.ece)
         cost = f"{fusion.costs[MILLISECONDS]:.1f}" if MILLISECONDS in fusion.costs else "-"
-        over = [_points(gains[name]) if name in gains else "" for name in simpler]
+        over = [_points(gains[name].miou) if name in gains else "" for name in simpler]
+        over += [_points(gains[name].small_miou) if name in gains else "" for name in small]
         rows.append((fusion.name, fusion.trial, *map(_number, scores), cost, *over))
-    return FusionTable(
+    return TextTable(
         head=(
             "fusion",
             "trial",
             "mIoU, cross-fitted",
             "mIoU on val",
-            "small objects",
+            _SMALL,
             "calibration error",
             "ms an image",
             *(f"over {name}, points" for name in simpler),
+            *(f"{_SMALL} over {name}, points" for name in small),
         ),
         rows=tuple(rows),
         chosen=names.index(comparison.chosen.name),
         told="The simplest first. Cross-fitted: scored on each block of training frames by a fit on the others. "
         "In brackets 95% intervals.",
     )
+
+
+def _with_bars(intervals: Mapping[str, Interval], colour: str) -> dict[str, object]:
+    """Markers at the intervals' figures, in points, with a bar from low to high; by the name on the other axis."""
+    values = [100 * each.value for each in intervals.values()]
+    pairs = list(zip(intervals.values(), values, strict=True))
+    return {
+        "x": short(values),
+        "y": list(intervals),
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": short(100 * each.high - value for each, value in pairs),
+            "arrayminus": short(value - 100 * each.low for each, value in pairs),
+            "color": colour,
+        },
+        "text": [_points(each) for each in intervals.values()],
+        "mode": "markers",
+        "marker": {"color": colour, "size": 9},
+        "orientation": "h",
+        "hovertemplate": "%{y}: %{text}<extra></extra>",
+    }
 
 
 def _classes(name: str, where: str, ious: Mapping[str, Mapping[str, float]]) -> Plot:
@@ -183,7 +225,8 @@ def _ious(scores: Mapping[str, float]) -> dict[str, float]:
 
 def _points(interval: Interval) -> str:
     value, low, high = (100 * each for each in (interval.value, interval.low, interval.high))
-    return f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    told = f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{told}, {NO_GAIN}" if interval.spans_zero else told
 
 
 def _number(score: float) -> str:

@@ -19,6 +19,7 @@ from ensemble_tune.report.compromise import compromise_plot
 from ensemble_tune.report.confusion import confusion_plot
 from ensemble_tune.report.curves import curves_plot
 from ensemble_tune.report.fusions import class_plots, fusion_table, gains_plot
+from ensemble_tune.report.members import member_table
 from ensemble_tune.report.pictures import pictures
 from ensemble_tune.report.plot import Plot
 from ensemble_tune.report.run_view import RunView
@@ -76,6 +77,7 @@ def render(view: RunView, *, data: str | None = None, price: float | None = None
         view=view,
         answer=answer(view, price=price),
         fusions=fusion_table(view),
+        members=member_table(view),
         gains=_there(gains_plot(view.comparison) if view.comparison is not None else None),
         classes=[*class_plots(view), *_there(confusion_plot(view))],
         pictures=pictures(view.final, data, cache),

@@ -29,6 +29,8 @@ FULL = EnsembleManifest(
     classes=("road", "car"),
     trials=("base-0003", "base-0001"),
     scores={"fusion_miou": 0.5, "mean_miou": 0.25},
+    members={"base-0003": {"milliseconds": 3.0, "weight": 0.25}, "base-0001": {}},
+    fusions={"best_single": {"crossfit_miou": 0.5}, "mean": {"gain_over_best_single": 0.01}},
     origin={"torch": "2.14", "meta_trial": "meta-0004"},
 )
 HAND_WRITTEN = """
@@ -171,6 +173,9 @@ def test_two_bases_of_other_seeds_are_two_members(tmp_path: Path) -> None:
         ),
         ("[[bases]]\nsize = '64x64'\n[fusion]\nsize = '32x32'", "must work at one size, but got 32x32, 64x64"),
         ("[[bases]]\n[scores]\nmiou = 'good'", "scores must be a table of numbers"),
+        ("[[bases]]\n[members]\nbase-0001 = 3", "members.base-0001 must be a table of numbers"),
+        ("fusions = [1]\n[[bases]]", "fusions must be a table of tables of numbers"),
+        ("[[bases]]\n[fusions.mean]\nmiou = 'good'", "fusions.mean must be a table of numbers"),
         ("[[bases]]\n[from]\ntorch = 2", "from must be a table of texts"),
         ("[[bases]\n", "a manifest is a readable TOML file, but"),
     ],

@@ -247,6 +247,16 @@ width = 8
 fusion = 0.5
 mean = 1
 
+[members.base-0001]
+milliseconds = 3.5
+weight = 1
+
+[fusions.best_single]
+crossfit_miou = 0.4
+
+[fusions.mean]
+gain_over_best_single = 0.1
+
 [from]
 torch = "2.14"
 """

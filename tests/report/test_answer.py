@@ -3,10 +3,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from compared import candidate
 from searched_run import STARTED
 from tiny_run import Finished
 from written_run import base, meta, usual_run, write_run
 
+from ensemble_tune.comparison import NO_GAIN, compare
 from ensemble_tune.ensemble.bootstrap import gain, mean_iou
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.report.answer import Answer, answer
@@ -47,6 +49,17 @@ def test_what_a_final_training_measured_comes_with_intervals(finished: Finished)
         over = gain([evidence["ensemble"]], [evidence[name]])
         assert found[others[name]][0] == f"{100 * over.value:+.1f} points"
     assert "95% interval" in found["mIoU, cross-fitted"][1]
+
+
+def test_a_gain_whose_interval_spans_zero_is_called_none(tmp_path: Path) -> None:
+    one, mean = candidate("best single", 0.6, trial="meta-0001"), candidate("mean", 0.602, 4, trial="meta-0000")
+    view = RunView.of(usual_run(tmp_path))
+    unsure = answer(replace(view, comparison=compare([one, mean])))
+    assert unsure.title == "the best single model"
+    assert any(note.startswith("mean scores 0.2 points more") and NO_GAIN in note for note in unsure.notes)
+    better = candidate("plain", 0.7, 2, trial="meta-0003")
+    sure = answer(replace(view, comparison=compare([one, mean, better])))
+    assert NO_GAIN not in "".join(sure.notes) and NO_GAIN not in tiles(sure)["over mean"][1]
 
 
 def test_a_final_training_of_another_ensemble_is_not_taken_for_this_one(finished: Finished) -> None:

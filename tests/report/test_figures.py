@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compared import candidate
 from searched_run import EPOCHS, searched_run
 from tiny_run import Finished
 from written_run import base, usual_run, write_run
 
+from ensemble_tune.comparison import NO_GAIN, compare
 from ensemble_tune.report.compromise import compromise_plot
 from ensemble_tune.report.confusion import confusion_plot
 from ensemble_tune.report.curves import curves_plot
-from ensemble_tune.report.fusions import class_plots, fusion_table, gains_plot
+from ensemble_tune.report.fusions import class_gains_plot, class_plots, fusion_table, gains_plot
+from ensemble_tune.report.members import member_table
 from ensemble_tune.report.plot import Plot
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.report.trial_table import trial_tables
@@ -101,6 +104,53 @@ def test_gains_stand_beside_every_simpler_fusion(finished: Finished) -> None:
     assert table.rows[table.chosen][0] == comparison.chosen.name
 
 
+def test_a_gain_whose_interval_spans_zero_is_called_none(searched: RunView) -> None:
+    comparison = compare([candidate("best single", 0.6), candidate("mean", 0.7, 1), candidate("weighted", 0.7, 2)])
+    table = fusion_table(replace(searched, comparison=comparison))
+    assert table is not None
+    over = {row[0]: dict(zip(table.head, row, strict=True))["over mean, points"] for row in table.rows}
+    assert over["mean"] == "" and over["weighted"].endswith(f"), {NO_GAIN}")
+    assert NO_GAIN not in "".join(table.rows[1]), "the mean is measurably better than one"
+    shown = traces(gains_plot(comparison))
+    assert NO_GAIN in shown["over mean"]["text"][0] and NO_GAIN not in "".join(shown["over best single"]["text"])
+
+
+def test_gains_of_small_objects_and_of_each_class_are_shown_with_their_intervals(searched: RunView) -> None:
+    comparison = compare([candidate("best single", 0.6), candidate("mean", 0.7, 1), candidate("linear", 0.75, 2)])
+    table = fusion_table(replace(searched, comparison=comparison))
+    assert table is not None
+    linear = dict(zip(table.head, table.rows[2], strict=True))
+    gain = comparison.fusions[2].over("mean")
+    low, high = (f"{100 * bound:+.1f}" for bound in (gain.small_miou.low, gain.small_miou.high))
+    assert linear["small objects over mean, points"].endswith(f"({low} to {high})")
+    plots = {plot.name: plot for plot in class_plots(replace(searched, comparison=comparison))}
+    shown = traces(plots["class-gains"])["over mean"]
+    assert set(shown["y"]) == {"sky", "road", "pole", "small objects"}, "a class that is not there has no gain"
+    for name, interval in (("road", gain.ious["road"]), ("small objects", gain.small_miou)):
+        place = shown["y"].index(name)
+        assert shown["x"][place] == pytest.approx(100 * interval.value, rel=1e-3)
+        assert shown["error_x"]["array"][place] == pytest.approx(100 * (interval.high - interval.value), rel=1e-3)
+        assert shown["error_x"]["arrayminus"][place] == pytest.approx(100 * (interval.value - interval.low), rel=1e-3)
+    assert class_gains_plot(compare([candidate("mean", 0.7)])) is None, "there is nothing simpler"
+
+
+def test_members_are_shown_with_what_they_cost_and_how_they_differ(finished: Finished, tmp_path: Path) -> None:
+    view = RunView.of(finished.out)
+    table = member_table(view)
+    assert table is not None and view.comparison is not None and view.comparison.disagreement is not None
+    for member, row in zip(view.comparison.members, table.rows, strict=True):
+        shown = dict(zip(table.head, row, strict=True))
+        assert shown["member"] == member["trial"] and shown["mIoU on val"] == f"{member['miou']:.3f}"
+        assert shown["seconds of training"] == f"{member['train_seconds']:.0f}"
+        assert (
+            shown["MB of memory"] == f"{member['memory']:.0f}" and shown["weight"] == f"{member.get('weight', 0):.2f}"
+        )
+    assert f"different classes to {view.comparison.disagreement:.1%} of val" in table.told
+    uncompared = member_table(RunView.of(usual_run(tmp_path)))
+    assert uncompared is not None and [row[0] for row in uncompared.rows] == ["base-0001", "base-0000"]
+    assert uncompared.rows[0][4:8] == ("-",) * 4 and "different classes" not in uncompared.told
+
+
 def test_without_a_comparison_the_best_of_each_kind_is_shown(tmp_path: Path) -> None:
     table = fusion_table(RunView.of(usual_run(tmp_path)))
     assert table is not None
@@ -114,7 +164,11 @@ def test_without_a_comparison_the_best_of_each_kind_is_shown(tmp_path: Path) -> 
 def test_classes_are_shown_on_the_frames_that_chose_nothing_and_cross_fitted(finished: Finished) -> None:
     view = RunView.of(finished.out)
     plots = {plot.name: plot for plot in class_plots(view)}
-    assert set(plots) == {"classes-final", "classes"} and view.final is not None
+    assert {"classes-final", "classes"} <= set(plots) <= {
+        "classes-final",
+        "classes",
+        "class-gains",
+    } and view.final is not None
     shown = traces(plots["classes-final"])
     assert {"ensemble", "mean", "its best model"} >= set(shown)
     by_class = dict(zip(shown["ensemble"]["y"], shown["ensemble"]["x"], strict=True))
@@ -139,6 +193,21 @@ def test_the_front_is_of_those_that_none_beats(searched: RunView) -> None:
     times, scores = found["front"]["x"], found["front"]["y"]
     assert times == sorted(times, reverse=True) and scores == sorted(scores, reverse=True)
     assert compromise_plot(replace(searched, stages=())) is None
+
+
+def test_the_more_parameters_the_larger_the_mark(searched: RunView, tmp_path: Path) -> None:
+    sizes = (1.0, 4.0, 16.0)
+    records = [
+        replace(record := base(number, 0.4), scores={**record.scores, "milliseconds": 5.0 + number, "parameters": size})
+        for number, size in enumerate(sizes)
+    ]
+    plot = compromise_plot(RunView.of(write_run(tmp_path, *records)))
+    shown = traces(plot)["base models"]
+    assert plot is not None and "The larger a mark, the more parameters." in plot.told
+    told = dict(zip(shown["customdata"], shown["marker"]["size"], strict=True))
+    assert told == {", 1.0 M parameters": 6.0, ", 4.0 M parameters": 11.0, ", 16.0 M parameters": 22.0}
+    alike = traces(compromise_plot(searched))["base models"]
+    assert set(alike["marker"]["size"]) == {8.0}, "nobody counted them"
 
 
 def test_every_trial_is_in_a_table_the_best_first(searched: RunView) -> None:

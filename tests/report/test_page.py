@@ -59,7 +59,8 @@ def test_a_search_of_anything_else_has_a_page(tmp_path: Path) -> None:
 def test_a_page_can_be_written_wherever_a_run_can_be(place: Location) -> None:
     usual_run(place)  # type: ignore[arg-type]
     assert write_report(place) == place / "report.html"
-    assert "plain of 2 models" in (place / "report.html").read_text()
+    page = (place / "report.html").read_text()
+    assert "plain of 2 models" in page and "<h3>The members</h3>" in page
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
