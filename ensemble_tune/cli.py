@@ -41,8 +41,8 @@ from ensemble_tune.cli_options import (
 )
 from ensemble_tune.cli_output import (
     LogHandler,
+    busy,
     choose_reporter,
-    loading,
     out_console,
     print_final,
     print_stage,
@@ -95,7 +95,7 @@ def search_base(
     encoder_weights: EncoderWeights = None,
 ) -> None:
     """Stage 1: search base models; those that show little promise are stopped early."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.base_search import search_base as search
 
     search(
@@ -125,7 +125,7 @@ def search_meta(
     stacking: Stacking = StackingChoice.OUT_OF_FOLD,
 ) -> None:
     """Stage 2: train the members' folds, then search fusions of their out-of-fold predictions."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.meta_search import search_meta as search
 
     warn_of_leak(stacking)
@@ -170,7 +170,7 @@ def run(
     --hours bounds it all: half goes to the base models, the rest to the fusions that it can fit. How to search, and all
     other limits, hold for the base models; fusions are few and small, and all are trained.
     """
-    with loading():
+    with busy("loading"):
         from ensemble_tune.run import run_all
 
     warn_of_leak(stacking)
@@ -234,7 +234,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the bases' own.")] = None,
 ) -> None:
     """Train an ensemble from its manifest and the data alone, and measure it on test."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.ensemble.manifest import EnsembleManifest
         from ensemble_tune.final_training import train as train_ensemble
 
@@ -257,7 +257,7 @@ def segment(
     cpu: Cpu = False,
 ) -> None:
     """Segment new images: one mask of class indices for each."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.segment import segment_images
 
     choose_reporter(None)

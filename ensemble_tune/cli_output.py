@@ -47,12 +47,15 @@ def close_reporter() -> None:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Shows a person that something goes on while torch and Ray are imported, which takes seconds."""
-    if not sys.stderr.isatty():
+def busy(words: str) -> Iterator[None]:
+    """Shows a person that something goes on which takes seconds, such as the import of torch; a pipe is shown nothing.
+
+    Rich alone would take a pipe for a terminal where FORCE_COLOR is set, as in many a CI.
+    """
+    if not sys.stderr.isatty() or err_console.is_dumb_terminal:
         yield
         return
-    with err_console.status("loading"):
+    with err_console.status(words):
         yield
 
 

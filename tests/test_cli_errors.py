@@ -17,12 +17,15 @@ from ensemble_tune.cli_errors import exit_status, one_line
 ODD = "a b — ünï 漢 [red]"
 
 
-def _command(*words: object, shell: str = "", **environment: str) -> "subprocess.CompletedProcess[bytes]":
-    """shell: redirections."""
+def _command(
+    *words: object, shell: str = "", folder: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    """shell: redirections. folder: to run in."""
     line = [sys.executable, "-m", "ensemble_tune", *(str(word) for word in words)]
     if shell:
         line = ["bash", "-c", f'"$@" {shell}', "bash", *line]
-    return subprocess.run(line, capture_output=True, timeout=120, check=False, env={**os.environ, **environment})
+    around = {**os.environ, **environment}
+    return subprocess.run(line, capture_output=True, timeout=120, check=False, cwd=folder, env=around)
 
 
 def test_names_with_spaces_and_unicode_are_names(tmp_path: Path) -> None:
@@ -91,6 +94,16 @@ def test_a_terminal_without_colours_gets_none(tmp_path: Path, variable: str, val
             shown += piece
     os.close(controller)
     assert process.returncode == 2 and b"error: " in shown and b"\x1b[31m" not in shown and b"\x1b[3" not in shown
+
+
+@pytest.mark.parametrize(
+    "words", [("report", "--to", "page.html"), ("plan", "--trials", "2"), ("tensorboard", "--to", "logs")]
+)
+def test_a_pipe_gets_no_control_codes_where_colours_are_forced(tmp_path: Path, words: tuple[str, ...]) -> None:
+    verb, *options = words
+    done = _command(verb, usual_run(tmp_path / "run"), *options, folder=tmp_path, FORCE_COLOR="1")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\x1b[?25l" not in done.stderr and b"\r" not in done.stderr
 
 
 def test_a_terminal_that_knows_no_unicode_is_shown_what_it_knows(tmp_path: Path) -> None:
