@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,23 @@ def test_the_parameter_that_matters_comes_first(searched: RunView) -> None:
     assert {"parallel-base", "slice-base-learning_rate", "slice-base-architecture"} <= set(plots)
     (shown,) = traces(plots["slice-base-learning_rate"]).values()
     assert len(shown["x"]) == len(searched.searches[0].ranked)
+
+
+def test_the_slices_of_ten_thousand_trials_fit_a_page(searched: RunView) -> None:
+    chance = random.Random(0)
+    trials = [
+        replace(base(number, chance.random()), params={f"parameter_{place}": chance.random() for place in range(6)})
+        for number in range(10_000)
+    ]
+    stage = replace(searched.searches[0], trials=tuple(trials))
+    plots = tuning_plots(stage)
+    slices = [plot for plot in plots if plot.name.startswith("slice-")]
+    assert len(slices) == 6 and sum(len(plot.figure) for plot in plots) < 1.5e6
+    for plot in slices:
+        assert "8500 trials between the best and the worst are left out" in plot.told
+        (shown,) = traces(plot).values()
+        assert len(shown["x"]) == 1500 and {trial.trial for trial in stage.ranked[:750]} <= set(shown["text"])
+        assert list(shown["text"]) == sorted(shown["text"], key=lambda name: int(name.partition("-")[2]))
 
 
 def test_where_nothing_was_varied_there_is_nothing_to_tell(tmp_path: Path) -> None:
