@@ -50,7 +50,7 @@ from ensemble_tune.cli_output import (
 )
 from ensemble_tune.cli_read import plan, report, results
 from ensemble_tune.cli_watch import watch
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
     from ensemble_tune.settings import Settings
@@ -108,7 +108,11 @@ def search_base(
         strategy=how.strategy(),
     )
     split = "" if run.split is SplitChoice.OFFICIAL else f" --split {run.split.value}"
-    print_stage(run.out, "base", f"ensemble-tune search meta --data {run.data} --out {run.out}{split}")
+    print_stage(
+        run.out,
+        "base",
+        f"ensemble-tune search meta --data {quoted(run.data)} --out {quoted(run.out)}{split}",
+    )
 
 
 @search_app.command("meta")
@@ -139,7 +143,7 @@ def search_meta(
         stacking=stacking.value,
         strategy=how.strategy(),
     )
-    print_stage(run.out, "meta", f"ensemble-tune export {run.out} --to best.toml")
+    print_stage(run.out, "meta", f"ensemble-tune export {quoted(run.out)} --to best.toml")
 
 
 @app.command()
@@ -216,7 +220,7 @@ def export(
 
     manifest = export_best(run_folder, to, rule=pick, objectives=[Objective.parse(text) for text in objective])
     out_console.print(manifest_lines(manifest.to_document()))
-    out_console.print(f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT", soft_wrap=True)
+    out_console.print(f"wrote {to}; next: ensemble-tune train {quoted(to)} --data DATA --out OUT", soft_wrap=True)
 
 
 @app.command()

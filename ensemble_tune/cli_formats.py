@@ -10,6 +10,7 @@ import typer
 
 from ensemble_tune.cli_options import ConvertedTo, Ensemble, RunFolder
 from ensemble_tune.cli_output import busy, out_console
+from ensemble_tune.errors import quoted
 
 
 class FormatChoice(StrEnum):
@@ -51,4 +52,4 @@ def tensorboard(
         from ensemble_tune.tensorboard import write_logs
 
         count = write_logs(run_folder, to)
-    out_console.print(f"wrote {count} trials; look at them with: tensorboard --logdir {to}", soft_wrap=True)
+    out_console.print(f"wrote {count} trials; look at them with: tensorboard --logdir {quoted(to)}", soft_wrap=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ensemble_tune.errors import quoted
+
 if TYPE_CHECKING:
     from ensemble_tune.final_training import FinalResult
     from ensemble_tune.screen import Reporter
@@ -82,7 +84,7 @@ def print_final(out: Location, final: FinalResult, run: Location | None = None) 
     scores = {name: score for name, score in final.scores.items() if score == score}
     values = {"folder": str(final.folder), "split": final.split, "scores": scores}
     _chosen[0].result([*shown, *measured], values, out_console)
-    err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", soft_wrap=True)
+    err_console.print(f"next: ensemble-tune segment {quoted(out)} IMAGES --out MASKS", soft_wrap=True)
 
 
 def warn_of_leak(stacking: str) -> None:

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from ensemble_tune.comparison import fusion_name
 from ensemble_tune.ensemble.score_names import MILLISECONDS
+from ensemble_tune.errors import quoted
 from ensemble_tune.report.plot import BLUE, GREY, ORANGE, RED, Plot, plot, short
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.results import told
@@ -61,7 +62,7 @@ def compromise_plot(view: RunView) -> Plot | None:
             name="knee",
             hoverinfo="skip",
         )
-        how = f": ensemble-tune export {view.place} --pick knee" if own == "meta" else ""
+        how = f": ensemble-tune export {quoted(view.place)} --pick knee" if own == "meta" else ""
         said = (
             f" No other beats those on the line, {len(unbeaten)} of {len(found[own])}, in both; "
             f"the knee is {knee.trial}{how}."
