@@ -41,7 +41,7 @@ def check(
     from ensemble_tune.ensemble.data_check import check_data
     from ensemble_tune.ensemble.dataset import data_folder
     from ensemble_tune.ensemble.disk_cache import default_cache
-    from ensemble_tune.storage import named_as
+    from ensemble_tune.storage import make_folder, named_as
 
     if sheet.suffix.lower() not in _DRAWN:
         raise ConfigError(f"--sheet must be a file that ends in {' or '.join(_DRAWN)}, but got {sheet}")
@@ -58,6 +58,10 @@ def check(
         for offender in fault.offenders:
             err_console.print(f"    {offender}".replace(str(root), str(place)), soft_wrap=True)
     if any(split.sound for split in found.splits.values()):
+        try:
+            make_folder(sheet.absolute().parent)
+        except ConfigError as error:
+            raise ConfigError(f"{error}, with --sheet FILE.png") from None
         write_contact_sheet(sheet, found)
         out_console.print(f"frames with their masks are in {sheet}", soft_wrap=True)
     if found.faults:
