@@ -21,7 +21,9 @@ from ensemble_tune.report.plot import Plot
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.report.trial_table import trial_tables
 from ensemble_tune.report.tuning import study_of, tuning_plots
-from ensemble_tune.tune.record import Status
+from ensemble_tune.tune.aim import join_objectives
+from ensemble_tune.tune.pareto import front
+from ensemble_tune.tune.record import Objective, Status
 
 
 def traces(plot: Plot | None) -> dict[str, dict[str, Any]]:
@@ -157,6 +159,23 @@ def test_the_front_is_of_those_that_none_beats(searched: RunView) -> None:
     times, scores = found["front"]["x"], found["front"]["y"]
     assert times == sorted(times, reverse=True) and scores == sorted(scores, reverse=True)
     assert compromise_plot(replace(searched, stages=())) is None
+
+
+def test_the_front_is_of_what_the_search_went_after(searched: RunView) -> None:
+    after = (Objective("small_miou"), Objective("iou.road", "max"))
+    sessions = tuple(
+        replace(session, goal={"metric": "small_miou", "mode": "max", "objectives": join_objectives(after)})
+        for session in searched.sessions
+    )
+    plot = compromise_plot(replace(searched, sessions=sessions))
+    assert plot is not None and plot.title == "Pareto front: small_miou against iou.road"
+    assert "up and right is better" in plot.told and "1 of " in plot.told, "the best in one is the best in the other"
+    best = front(searched.searches[0].trials, after)[0]
+    shown = traces(plot)["front"]
+    assert shown["y"] == [pytest.approx(best.scores["small_miou"], rel=1e-4)]
+    assert shown["x"] == [pytest.approx(best.scores["iou.road"], rel=1e-4)]
+    foreign = tuple(replace(session, goal={"objectives": ":min; "}) for session in searched.sessions)
+    assert compromise_plot(replace(searched, sessions=foreign)) == compromise_plot(searched)
 
 
 def test_every_trial_is_in_a_table_the_best_first(searched: RunView) -> None:
