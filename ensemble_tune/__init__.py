@@ -13,8 +13,13 @@ A search of anything else takes `Search`, `SearchSpace` and a generator of `Epoc
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# albumentations asks PyPI for a newer version whenever it is imported, and warns where it gets no answer: nothing that
+# whoever trains could mend, and each worker would ask. All of them import this package first.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 if TYPE_CHECKING:
     from ensemble_tune.base_search import search_base as search_base

@@ -41,8 +41,8 @@ from ensemble_tune.cli_options import (
 )
 from ensemble_tune.cli_output import (
     LogHandler,
+    busy,
     choose_reporter,
-    loading,
     out_console,
     print_final,
     print_stage,
@@ -50,7 +50,7 @@ from ensemble_tune.cli_output import (
 )
 from ensemble_tune.cli_read import plan, report, results
 from ensemble_tune.cli_watch import watch
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
     from ensemble_tune.settings import Settings
@@ -95,7 +95,7 @@ def search_base(
     encoder_weights: EncoderWeights = None,
 ) -> None:
     """Stage 1: search base models; those that show little promise are stopped early."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.base_search import search_base as search
 
     search(
@@ -108,7 +108,11 @@ def search_base(
         strategy=how.strategy(),
     )
     split = "" if run.split is SplitChoice.OFFICIAL else f" --split {run.split.value}"
-    print_stage(run.out, "base", f"ensemble-tune search meta --data {run.data} --out {run.out}{split}")
+    print_stage(
+        run.out,
+        "base",
+        f"ensemble-tune search meta --data {quoted(run.data)} --out {quoted(run.out)}{split}",
+    )
 
 
 @search_app.command("meta")
@@ -125,7 +129,7 @@ def search_meta(
     stacking: Stacking = StackingChoice.OUT_OF_FOLD,
 ) -> None:
     """Stage 2: train the members' folds, then search fusions of their out-of-fold predictions."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.meta_search import search_meta as search
 
     warn_of_leak(stacking)
@@ -139,7 +143,7 @@ def search_meta(
         stacking=stacking.value,
         strategy=how.strategy(),
     )
-    print_stage(run.out, "meta", f"ensemble-tune export {run.out} --to best.toml")
+    print_stage(run.out, "meta", f"ensemble-tune export {quoted(run.out)} --to best.toml")
 
 
 @app.command()
@@ -170,7 +174,7 @@ def run(
     --hours bounds it all: half goes to the base models, the rest to the fusions that it can fit. How to search, and all
     other limits, hold for the base models; fusions are few and small, and all are trained.
     """
-    with loading():
+    with busy("loading"):
         from ensemble_tune.run import run_all
 
     warn_of_leak(stacking)
@@ -216,7 +220,7 @@ def export(
 
     manifest = export_best(run_folder, to, rule=pick, objectives=[Objective.parse(text) for text in objective])
     out_console.print(manifest_lines(manifest.to_document()))
-    out_console.print(f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT", soft_wrap=True)
+    out_console.print(f"wrote {to}; next: ensemble-tune train {quoted(to)} --data DATA --out OUT", soft_wrap=True)
 
 
 @app.command()
@@ -234,7 +238,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the bases' own.")] = None,
 ) -> None:
     """Train an ensemble from its manifest and the data alone, and measure it on test."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.ensemble.manifest import EnsembleManifest
         from ensemble_tune.final_training import train as train_ensemble
 
@@ -257,7 +261,7 @@ def segment(
     cpu: Cpu = False,
 ) -> None:
     """Segment new images: one mask of class indices for each."""
-    with loading():
+    with busy("loading"):
         from ensemble_tune.segment import segment_images
 
     choose_reporter(None)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_tune.cli_output import choose_reporter, err_console, out_console
-from ensemble_tune.errors import DataError
+from ensemble_tune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ensemble_tune.ensemble.data_check import DataCheck, SplitCheck
 
 data_app = typer.Typer(help="Data sets: see what one holds, and all that is wrong with it.", no_args_is_help=True)
 _SEQUENCES_SHOWN = 4
+_DRAWN = (".png", ".jpg", ".jpeg")
 
 
 @data_app.callback()
@@ -29,7 +30,7 @@ def check(
         typer.Argument(metavar="DIR", help="A folder, here or in an object store, or synthetic.", show_default=False),
     ],
     sheet: Annotated[
-        Path, typer.Option(help="Where a picture of frames with their masks is drawn, a PNG file.")
+        Path, typer.Option(help="Where a picture of frames with their masks is drawn, a PNG or JPEG file.")
     ] = Path("contact-sheet.png"),
     cache: Annotated[
         Path | None, typer.Option(help="Where a data set out of a store is kept. (default: as search)")
@@ -40,8 +41,10 @@ def check(
     from ensemble_tune.ensemble.data_check import check_data
     from ensemble_tune.ensemble.dataset import data_folder
     from ensemble_tune.ensemble.disk_cache import default_cache
-    from ensemble_tune.storage import named_as
+    from ensemble_tune.storage import make_folder, named_as
 
+    if sheet.suffix.lower() not in _DRAWN:
+        raise ConfigError(f"--sheet must be a file that ends in {' or '.join(_DRAWN)}, but got {sheet}")
     choose_reporter(None)
     place, root = data_folder(data, cache or default_cache())
     with named_as(place, root):
@@ -49,13 +52,18 @@ def check(
     _print_found(found)
     for note in found.notes:
         out_console.print(f"note: {note}", soft_wrap=True)
-    if any(split.sound for split in found.splits.values()):
-        write_contact_sheet(sheet, found)
-        out_console.print(f"frames with their masks are in {sheet}", soft_wrap=True)
+    # Before anything is written, which may fail: what is wrong with the data is what was asked.
     for fault in found.faults:
         err_console.print(f"- {fault.rule}".replace(str(root), str(place)), soft_wrap=True)
         for offender in fault.offenders:
             err_console.print(f"    {offender}".replace(str(root), str(place)), soft_wrap=True)
+    if any(split.sound for split in found.splits.values()):
+        try:
+            make_folder(sheet.absolute().parent)
+        except ConfigError as error:
+            raise ConfigError(f"{error}, with --sheet FILE.png") from None
+        write_contact_sheet(sheet, found)
+        out_console.print(f"frames with their masks are in {sheet}", soft_wrap=True)
     if found.faults:
         count = len(found.faults)
         raise DataError(f"{data} breaks {count} {'rule' if count == 1 else 'rules'}; mend it, then check it again")

@@ -3,7 +3,7 @@
 0    it did what it was asked
 1    a fault of ours: the line names the log that holds the traceback. In a pipe: its reader has gone, and no line is
 2    a mistake that its user can mend: rule, value, remedy
-130  Ctrl-C
+130  Ctrl-C or SIGTERM
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import errno
 import io
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -42,8 +45,9 @@ def exit_status(command: Callable[[], int | None]) -> int:
     _prepare_streams()
     try:
         try:
-            status = command() or 0
-            sys.stdout.flush()
+            with _terminable():
+                status = command() or 0
+                sys.stdout.flush()
         finally:
             close_reporter()
     except KeyboardInterrupt:
@@ -51,8 +55,31 @@ def exit_status(command: Callable[[], int | None]) -> int:
     except Exception as error:
         return _told(error)
     if status == _INTERRUPTED:  # typer makes it of KeyboardInterrupt
+        if sys.stderr.isatty():
+            err_console.show_cursor()  # of a spinner that was interrupted while it began
         err_console.print("interrupted; the same command goes on from here")
     return status
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that it leaves the terminal as it was and nothing half written.
+
+    A search has its own way to end while trials train, and Ray its own from its start on: both take the place of this.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # Whoever started this process may have asked it to ignore the signal; and only a main thread may take one.
+    ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if ours and signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def one_line(message: str) -> str:

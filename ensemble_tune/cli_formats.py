@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ensemble_tune.cli_options import ConvertedTo, Ensemble, RunFolder
-from ensemble_tune.cli_output import err_console, out_console
+from ensemble_tune.cli_output import busy, out_console
+from ensemble_tune.errors import quoted
 
 
 class FormatChoice(StrEnum):
@@ -28,9 +29,9 @@ def convert(
     ] = None,
 ) -> None:
     """Write a trained ensemble for other software: one ONNX file, or a folder of smp's for each base model."""
-    from ensemble_tune.convert import convert_ensemble
+    with busy("converting"):
+        from ensemble_tune.convert import convert_ensemble
 
-    with err_console.status("converting"):
         done = convert_ensemble(ensemble, to, form=None if form is None else form.value)
     for name in done.models:
         out_console.print(f"wrote {done.place / name}", soft_wrap=True)
@@ -47,8 +48,8 @@ def tensorboard(
     to: Annotated[Path, typer.Option("--to", help="The folder to write to; one a run.")],
 ) -> None:
     """Write a run's trials as TensorBoard's logs; searches do so while they run with --tensorboard."""
-    from ensemble_tune.tensorboard import write_logs
+    with busy("writing"):
+        from ensemble_tune.tensorboard import write_logs
 
-    with err_console.status("writing"):
         count = write_logs(run_folder, to)
-    out_console.print(f"wrote {count} trials; look at them with: tensorboard --logdir {to}", soft_wrap=True)
+    out_console.print(f"wrote {count} trials; look at them with: tensorboard --logdir {quoted(to)}", soft_wrap=True)

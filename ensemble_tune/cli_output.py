@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ensemble_tune.errors import quoted
+
 if TYPE_CHECKING:
     from ensemble_tune.final_training import FinalResult
     from ensemble_tune.screen import Reporter
@@ -47,12 +49,15 @@ def close_reporter() -> None:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Shows a person that something goes on while torch and Ray are imported, which takes seconds."""
-    if not sys.stderr.isatty():
+def busy(words: str) -> Iterator[None]:
+    """Shows a person that something goes on which takes seconds, such as the import of torch; a pipe is shown nothing.
+
+    Rich alone would take a pipe for a terminal where FORCE_COLOR is set, as in many a CI.
+    """
+    if not sys.stderr.isatty() or err_console.is_dumb_terminal:
         yield
         return
-    with err_console.status("loading"):
+    with err_console.status(words):
         yield
 
 
@@ -79,7 +84,7 @@ def print_final(out: Location, final: FinalResult, run: Location | None = None) 
     scores = {name: score for name, score in final.scores.items() if score == score}
     values = {"folder": str(final.folder), "split": final.split, "scores": scores}
     _chosen[0].result([*shown, *measured], values, out_console)
-    err_console.print(f"next: ensemble-tune segment {out} IMAGES --out MASKS", soft_wrap=True)
+    err_console.print(f"next: ensemble-tune segment {quoted(out)} IMAGES --out MASKS", soft_wrap=True)
 
 
 def warn_of_leak(stacking: str) -> None:

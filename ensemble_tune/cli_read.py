@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_tune.cli_options import Cache, Factor, FramesAt, Grace, Price, ReportOut, RunFolder, Seed, TrainedIn
-from ensemble_tune.cli_output import err_console, out_console
+from ensemble_tune.cli_output import busy, err_console, out_console
 from ensemble_tune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def report(
     cache: Cache = None,
 ) -> None:
     """Write one HTML page about a run: the answer, figures, frames, and every trial; while it runs, too."""
-    with err_console.status("drawing"):
+    with busy("drawing"):
         from ensemble_tune.report.page import write_report
 
         written: Location = write_report(run_folder, to, data=data, final=final, price=price, cache=cache)
@@ -74,7 +74,7 @@ def plan(
     counts = [word.strip() for word in slots.split(",")]
     if not all(word.isdecimal() for word in counts):
         raise ConfigError(f"--slots must be whole numbers with commas, but got {slots!r}; try 1,4,16")
-    with err_console.status("simulating"):
+    with busy("simulating"):
         found = simulate(
             run_folder,
             stage=stage,

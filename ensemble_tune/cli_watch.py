@@ -10,6 +10,7 @@ import typer
 
 from ensemble_tune.cli_options import AsJson, RunFolder
 from ensemble_tune.cli_output import choose_reporter, err_console, out_console
+from ensemble_tune.errors import quoted
 from ensemble_tune.waits import current_waits, waiting
 
 
@@ -46,4 +47,4 @@ def watch(
         with suppress(KeyboardInterrupt), idle:  # Ctrl-C is how a person ends it
             why = follow(run_folder, reporter, pause)
     if why is not None:
-        err_console.print(f"{why}; see: ensemble-tune results {run_folder}", soft_wrap=True, highlight=False)
+        err_console.print(f"{why}; see: ensemble-tune results {quoted(run_folder)}", soft_wrap=True, highlight=False)

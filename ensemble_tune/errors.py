@@ -15,6 +15,7 @@ EnsembleTuneError        one line: the rule, the value, the remedy
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -67,6 +68,11 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         return f"did you mean {folded[near[0]]!r}?"
     shown = ", ".join(sorted(known)[:12])
     return f"valid: {shown}{', ...' if len(known) > 12 else ''}"
+
+
+def quoted(name: object) -> str:
+    """A name or a place as a shell takes it, for the commands that a message advises: they are copied."""
+    return shlex.quote(str(name))
 
 
 def _fold(name: str) -> str:

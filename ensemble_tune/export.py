@@ -10,7 +10,7 @@ from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.manifest import META_TRIAL, EnsembleManifest
 from ensemble_tune.ensemble.score_names import MILLISECONDS
-from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.errors import ConfigError, RunError, quoted
 from ensemble_tune.fused import COSTS, fused_members, fusion_params, member_epochs, member_scores, simple_scores
 from ensemble_tune.settings import METRIC
 from ensemble_tune.storage import Location, location, make_folder, names_in
@@ -41,12 +41,14 @@ def export_best(
     """
     out, to = location(out), location(to)
     if not Ledger.exists(out / LEDGER):
-        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
+        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {quoted(out)}")
     records = Ledger(out / LEDGER).trials()
     ended = [record for record in records if record.stage == "meta" and record.status is not Status.RUNNING]
     ranked = rank(ended, "max")
     if not ranked:
-        raise RunError(f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {out}")
+        raise RunError(
+            f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {quoted(out)}"
+        )
     if to.is_dir():
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
     make_folder(to.absolute().parent)

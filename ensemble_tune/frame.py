@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -111,6 +112,8 @@ def trial_line(record: TrialRecord, metric: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the two units that a person would name."""
+    if seconds == math.inf:  # of a limit close to the largest number
+        return "for ever"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -11,7 +11,7 @@ from ensemble_tune.ensemble.pieces import piece_counts
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
 from ensemble_tune.ensemble.selection import ONE_BAG, PixelSample, greedy_weights
 from ensemble_tune.ensemble.stage_data import StageData
-from ensemble_tune.errors import ConfigError, RunError, suggest
+from ensemble_tune.errors import ConfigError, RunError, quoted, suggest
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.storage import Location
@@ -44,7 +44,7 @@ def member_config(record: TrialRecord) -> BaseConfig:
 
 def ended_base_trials(out: Location, data: StageData) -> list[TrialRecord]:
     """The base trials of a run that have ended, best first. Raises RunError where there is none, or of other data."""
-    advice = f"run first: ensemble-tune search base --data DATA --out {out}"
+    advice = f"run first: ensemble-tune search base --data DATA --out {quoted(out)}"
     if not Ledger.exists(out / LEDGER):
         raise RunError(f"no search is in {out}; {advice}")
     ranked = rank([r for r in Ledger(out / LEDGER).trials("base") if r.status is not Status.RUNNING], "max")

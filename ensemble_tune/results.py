@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ensemble_tune.comparison import current_comparison
 from ensemble_tune.comparison_table import comparison_table
-from ensemble_tune.errors import ConfigError, RunError, suggest
+from ensemble_tune.errors import ConfigError, RunError, quoted, suggest
 from ensemble_tune.fused import simple_scores
 from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -45,7 +45,7 @@ _TOLD = {
 def read_run(out: Location, stage: str | None = None) -> list[TrialRecord]:
     """A run's trials. Raises RunError where there is no run."""
     if not Ledger.exists(out / LEDGER):
-        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
+        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {quoted(out)}")
     return Ledger(out / LEDGER).trials(stage)
 
 
@@ -113,7 +113,9 @@ def _compared(out: Location) -> Table:
     if comparison is not None:
         return comparison_table(comparison)
     if not ranked:
-        raise RunError(f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {out}")
+        raise RunError(
+            f"no fusion has ended in {out}; run first: ensemble-tune search meta --data DATA --out {quoted(out)}"
+        )
     found = simple_scores(ranked)
     trained = next((record for record in ranked if record.params["kind"] != "mean"), None)
     rows = [("best single", found.get("best_single")), ("mean of bases", found.get("mean")), ("meta", trained)]

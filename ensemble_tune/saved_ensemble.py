@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ensemble_tune.ensemble.manifest import MANIFEST_FILE
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
-from ensemble_tune.errors import RunError
+from ensemble_tune.errors import RunError, quoted
 from ensemble_tune.final_folder import ENSEMBLE_FOLDER, FINAL
 from ensemble_tune.storage import Location, fetched, named_as
 
@@ -19,5 +19,6 @@ def load_ensemble(place: Location) -> TrainedEnsemble:
             return TrainedEnsemble.load(folder)
     except FileNotFoundError:
         raise RunError(
-            f"no trained ensemble is in {place}; train one with: ensemble-tune train MANIFEST --data DATA --out {place}"
+            f"no trained ensemble is in {place}; "
+            f"train one with: ensemble-tune train MANIFEST --data DATA --out {quoted(place)}"
         ) from None

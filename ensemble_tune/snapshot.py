@@ -20,6 +20,9 @@ from ensemble_tune.tune.watcher import Watcher
 UNBOUNDED_TRIALS = 100_000
 """So many trials, or more, are no limit that anyone meets: what `run --hours` asks for."""
 
+_FAR = 100 * 365 * 24 * 3600.0
+"""Seconds ahead up to which an end is expected: a date has no year above 9999, a limit of hours has no bound."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
@@ -172,9 +175,9 @@ class Snapshot:
 
     @property
     def expected_end(self) -> datetime | None:
-        """When it ends, about; in UTC."""
+        """When it ends, about; in UTC. None where that is not known, or nobody will see it."""
         left = self.seconds_left
-        return None if left is None else self.now + timedelta(seconds=left)
+        return None if left is None or left > _FAR else self.now + timedelta(seconds=left)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON can hold it: what is not known is null."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ensemble_tune.errors import EnsembleTuneError, RunError
+from ensemble_tune.errors import EnsembleTuneError, RunError, quoted
 from ensemble_tune.final_folder import FINAL
 from ensemble_tune.settings import Settings
 from ensemble_tune.storage import Location, location, make_folder
@@ -57,7 +57,7 @@ def write_logs(out: str | Location, folder: str | Path) -> int:
     out, folder = location(out), Path(folder)
     there = [each for each in (out, out / FINAL) if Ledger.exists(each / LEDGER)]
     if not there:
-        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {out}")
+        raise RunError(f"no search is in {out}; run first: ensemble-tune run --data DATA --out {quoted(out)}")
     make_folder(folder)
     count = 0
     for each in there:

@@ -17,7 +17,7 @@ from ensemble_tune import cli, results
 from ensemble_tune.base_search import search_base
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.stage_data import StageData
-from ensemble_tune.errors import RunError
+from ensemble_tune.errors import RunError, quoted
 from ensemble_tune.meta_search import checked_space
 from ensemble_tune.tune.search_space import SearchSpace
 
@@ -468,7 +468,7 @@ def test_export_prints_what_it_wrote_and_what_comes_next(command: Command, place
     to = Path(str(places_of["OUT"])) / "[deep]" / "best.toml"
     ended = command("export", places_of["RUN"], "--to", to)
     assert ended.status == 0 and to.exists()
-    assert f"wrote {to}; next: ensemble-tune train {to} --data DATA --out OUT" in ended.out
+    assert f"wrote {to}; next: ensemble-tune train {quoted(to)} --data DATA --out OUT" in ended.out
 
 
 def test_segment_prints_how_many_masks_it_wrote(
@@ -483,7 +483,7 @@ def test_tensorboard_prints_how_many_trials_it_wrote_and_how_to_look_at_them(
     command: Command, places_of: dict[str, object], tmp_path: Path
 ) -> None:
     ended = command("tensorboard", places_of["RUN"], "--to", tmp_path / "[logs]")
-    told = f"wrote 7 trials; look at them with: tensorboard --logdir {tmp_path / '[logs]'}\n"
+    told = f"wrote 7 trials; look at them with: tensorboard --logdir '{tmp_path / '[logs]'}'\n"
     assert ended == Ended(0, told, "")
 
 

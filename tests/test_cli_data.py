@@ -59,3 +59,25 @@ def test_what_is_no_data_set_is_refused_in_one_line(
         status, out, err = check(data, tmp_path / "sheet.png", monkeypatch, capfd)
         assert (status, out) == (2, "") and err.startswith(why) and err.count("\n") == 1
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_sheet_that_no_picture_can_be_is_refused_before_anything_is_read(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sheet.pdf", "sheet"):
+        status, out, err = check(tiles, tmp_path / name, monkeypatch, capfd)
+        assert (status, out) == (2, "") and err.count("\n") == 1
+        assert err.startswith("error: --sheet must be a file that ends in .png or .jpg or .jpeg, but got ")
+    assert check(tiles, tmp_path / "sheet.JPG", monkeypatch, capfd)[0] == 0
+
+
+def test_faults_are_named_where_no_sheet_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_tiles(tmp_path / "tiles")
+    write_tile_frame(root, "test", "d_001", label=7)
+    (tmp_path / "sheet.png").mkdir()
+    status, _, err = check(root, tmp_path / "sheet.png", monkeypatch, capfd)
+    lines = err.splitlines()
+    assert (status, lines[:2]) == (2, ["- labels must be 0..2, or 255 for unlabelled", "    d_001 (7)"])
+    assert len(lines) == 3 and lines[2].startswith(f"error: {tmp_path / 'sheet.png'} must be written, but that failed")

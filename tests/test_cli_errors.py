@@ -5,6 +5,8 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,15 @@ from ensemble_tune.cli_errors import exit_status, one_line
 ODD = "a b — ünï 漢 [red]"
 
 
-def _command(*words: object, shell: str = "", **environment: str) -> "subprocess.CompletedProcess[bytes]":
-    """shell: redirections."""
+def _command(
+    *words: object, shell: str = "", folder: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    """shell: redirections. folder: to run in."""
     line = [sys.executable, "-m", "ensemble_tune", *(str(word) for word in words)]
     if shell:
         line = ["bash", "-c", f'"$@" {shell}', "bash", *line]
-    return subprocess.run(line, capture_output=True, timeout=120, check=False, env={**os.environ, **environment})
+    around = {**os.environ, **environment}
+    return subprocess.run(line, capture_output=True, timeout=120, check=False, cwd=folder, env=around)
 
 
 def test_names_with_spaces_and_unicode_are_names(tmp_path: Path) -> None:
@@ -40,12 +45,42 @@ def test_names_with_spaces_and_unicode_are_names(tmp_path: Path) -> None:
 
 
 def test_a_read_only_place_is_one_line(tmp_path: Path) -> None:
-    run, place = usual_run(tmp_path / "run"), tmp_path / "place"
-    with small_disk(place):
-        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    run = usual_run(tmp_path / "run")
+    with _read_only(tmp_path / "place") as place:
         done = _command("export", run, "--to", place / "best.toml")
     (line,) = done.stderr.decode().splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and "Read-only file system" in line
+
+
+def test_what_only_reads_takes_a_read_only_place_and_what_writes_says_where_to(tmp_path: Path) -> None:
+    with _read_only(tmp_path / "place") as place:
+        run, data = place / "run", place / "data"
+        for words in (
+            ("results", run),
+            ("watch", run, "--once"),
+            ("report", run, "--to", tmp_path / "page.html"),
+            ("data", "check", data, "--sheet", tmp_path / "sheet.png"),
+        ):
+            done = _command(*words)
+            assert done.returncode == 0, (words, done.stderr.decode())
+        for words, remedy in (
+            (("report", run), "with --to report.html"),
+            (("data", "check", data, "--sheet", place / "sheet.png"), "with --sheet FILE.png"),
+        ):
+            done = _command(*words)
+            (line,) = done.stderr.decode().splitlines()
+            assert done.returncode == 2 and line.startswith(f"error: {place}"), line
+            assert "Read-only file system" in line and line.endswith(f"; choose another, {remedy}"), line
+
+
+@contextmanager
+def _read_only(place: Path) -> Iterator[Path]:
+    """A run and a data set on a disk that cannot be written to."""
+    with small_disk(place):
+        usual_run(place / "run")
+        write_tiles(place / "data", {"train": {"a": 2, "b": 2}, "val": {"c": 1}, "test": {"d": 1}})
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        yield place
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
@@ -74,11 +109,25 @@ def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
 @pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_a_terminal_without_colours_gets_none(tmp_path: Path, variable: str, value: str) -> None:
     run = usual_run(tmp_path / "run")
+    status, shown = _on_a_terminal("results", run, "--trial", "x", **{variable: value})
+    assert status == 2 and b"error: " in shown and b"\x1b[3" not in shown
+    assert b"\x1b[31m" in _on_a_terminal("results", run, "--trial", "x")[1], "any other shows it in red"
+
+
+def test_a_command_that_is_ended_from_outside_leaves_a_cursor(tmp_path: Path) -> None:
+    hidden, there = b"\x1b[?25l", b"\x1b[?25h"
+    status, shown = _on_a_terminal("report", usual_run(tmp_path / "run"), end_at=hidden)
+    assert status == 130 and b"interrupted" in shown
+    assert shown.rindex(there) > shown.rindex(hidden)
+
+
+def _on_a_terminal(*words: object, end_at: bytes | None = None, **environment: str) -> tuple[int, bytes]:
+    """A command's status, and what its terminal was sent. end_at: it gets SIGTERM once that was sent."""
     controller, terminal = pty.openpty()
-    line = [sys.executable, "-m", "ensemble_tune", "results", str(run), "--trial", "x"]
-    environment = {**os.environ, "TERM": "xterm-256color", variable: value}
-    environment.pop("FORCE_COLOR", None)
-    with subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
+    line = [sys.executable, "-m", "ensemble_tune", *(str(word) for word in words)]
+    own = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
+    around = {**own, "TERM": "xterm-256color", **environment}
+    with subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, env=around) as process:
         os.close(terminal)
         shown = b""
         while True:
@@ -89,8 +138,21 @@ def test_a_terminal_without_colours_gets_none(tmp_path: Path, variable: str, val
             if not piece:
                 break
             shown += piece
+            if end_at is not None and end_at in shown:
+                process.terminate()
+                end_at = None
     os.close(controller)
-    assert process.returncode == 2 and b"error: " in shown and b"\x1b[31m" not in shown and b"\x1b[3" not in shown
+    return process.returncode, shown
+
+
+@pytest.mark.parametrize(
+    "words", [("report", "--to", "page.html"), ("plan", "--trials", "2"), ("tensorboard", "--to", "logs")]
+)
+def test_a_pipe_gets_no_control_codes_where_colours_are_forced(tmp_path: Path, words: tuple[str, ...]) -> None:
+    verb, *options = words
+    done = _command(verb, usual_run(tmp_path / "run"), *options, folder=tmp_path, FORCE_COLOR="1")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\x1b[?25l" not in done.stderr and b"\r" not in done.stderr
 
 
 def test_a_terminal_that_knows_no_unicode_is_shown_what_it_knows(tmp_path: Path) -> None:

@@ -51,6 +51,27 @@ def test_a_pipe_is_no_terminal_whatever_colours_it_is_forced_to_have() -> None:
     assert type(reporter(console(terminal=True), place="run", as_json=False)) is Reporter
 
 
+def test_a_terminal_that_can_move_no_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
+    for variables, kind in (
+        ({"TERM": "xterm"}, LiveScreen),
+        ({"TERM": "dumb"}, Reporter),
+        ({"NO_COLOR": "1"}, LiveScreen),
+    ):
+        to = Console(file=io.StringIO(), width=80, force_terminal=True, _environ=variables)
+        found = reporter(to, place="run", as_json=False)
+        tell(found)
+        found.close()
+        assert type(found) is kind
+        assert (HIDDEN in written(to)) is (kind is LiveScreen)
+        assert not ("NO_COLOR" in variables and "\x1b[3" in written(to))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_for_machines_each_line_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:
     found = reporter(console(terminal=True), place="run", as_json=True)
     assert isinstance(found, JsonReporter)

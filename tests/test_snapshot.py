@@ -1,10 +1,13 @@
+import io
 import json
 import math
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from shown_stage import BEGIN, GOAL, STAGE, session, snapshot, trained, trial
 
+from ensemble_tune.frame import frame
 from ensemble_tune.snapshot import UNBOUNDED_TRIALS, Follower
 from ensemble_tune.tune.budget import Usage
 from ensemble_tune.tune.record import Status
@@ -55,6 +58,16 @@ def test_the_tightest_limit_ends_a_search() -> None:
     assert snapshot(*STAGE, **cost).seconds_left == pytest.approx(15 * 60)
     spent = snapshot(*STAGE, limit=limit, before=Usage(hours=7))
     assert spent.seconds_left == 0 and spent.budget[0].left == 0
+
+
+@pytest.mark.parametrize("hours", [1e8, 1e308])
+def test_no_end_is_expected_of_a_limit_that_nobody_will_see(hours: float) -> None:
+    limit = {"trials": float(UNBOUNDED_TRIALS), "hours": hours}
+    now = snapshot(*STAGE, limit=limit)
+    assert now.expected_end is None and now.to_json()["expected_end"] is None
+    shown = frame(now, "runs/a", width=100, height=40)
+    Console(file=io.StringIO(), width=100).print(shown)
+    assert snapshot(*STAGE, limit=limit | {"hours": 1e5}).expected_end is not None
 
 
 def test_all_of_it_is_json() -> None:

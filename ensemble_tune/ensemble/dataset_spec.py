@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from ensemble_tune.ensemble.dataset_toml import read_fields
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.palette import Palette
 from ensemble_tune.ensemble.pool import Pool
+from ensemble_tune.ensemble.sequence_pattern import sequence_in, why_not
 from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.errors import DataError, suggest
 
@@ -99,15 +98,9 @@ class DatasetSpec:
         if self.pool is None and "train" not in self.splits:
             yield "splits has no train; name its folder of images and its folder of masks"
         if self.sequence is not None:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of what later versions of Python may read otherwise
-                    groups = re.compile(self.sequence).groupindex
-            except (re.error, OverflowError, RecursionError) as error:
-                yield f"sequence {self.sequence!r} is no regular expression: {error}"
-            else:
-                if "sequence" not in groups:
-                    yield f"sequence must have a group (?P<sequence>...), but got {self.sequence!r}"
+            why = why_not(self.sequence)
+            if why is not None:
+                yield why
 
     @classmethod
     def load(cls, root: Path) -> Self:
@@ -137,11 +130,11 @@ class DatasetSpec:
             raise DataError(f"{file}: {error}") from error
 
     def sequence_of(self, name: str) -> str | None:
-        """The sequence of the frame `name`, itself where frames are independent; None where it fits no pattern."""
-        if self.sequence is None:
-            return name
-        match = re.fullmatch(self.sequence, name)
-        return match.group("sequence") if match else None
+        """The sequence of the frame `name`, itself where frames are independent; None where it fits no pattern.
+
+        Raises DataError where the pattern takes too long.
+        """
+        return name if self.sequence is None else sequence_in(name, self.sequence)
 
     def to_json(self) -> dict[str, Any]:
         """What gives the labels and names their meaning, as plain values: everything but the data set's own name.

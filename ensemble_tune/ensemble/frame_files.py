@@ -111,7 +111,10 @@ def _paired(
     faults += faults_of(
         f"every mask in {masks} needs an image of the same name in {images}", set(mask_files) - set(image_files)
     )
-    sequences = {name: spec.sequence_of(name) for name in image_files}
+    try:
+        sequences = {name: spec.sequence_of(name) for name in image_files}
+    except DataError as error:
+        return (), [*faults, Fault(str(error))]
     faults += faults_of(
         f"every frame name must match the sequence pattern {spec.sequence!r}; "
         f'write your own, or groups = "none" for independent frames, into {root / SPEC_FILE}',

@@ -31,7 +31,7 @@ from ensemble_tune.ensemble.config import BaseConfig, MetaConfig, format_size, p
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.ensemble.tiles import Tiles
-from ensemble_tune.errors import ConfigError, DataError, suggest
+from ensemble_tune.errors import ConfigError, DataError, quoted, suggest
 from ensemble_tune.storage import Location, write_text
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ class EnsembleManifest:
             document = parse_toml(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(
-                f"no manifest is at {path}; write one with: ensemble-tune export RUN --to {path}"
+                f"no manifest is at {path}; write one with: ensemble-tune export RUN --to {quoted(path)}"
             ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"a manifest is a readable TOML file, but {path} is not: {error}") from None

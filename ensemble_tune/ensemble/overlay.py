@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from ensemble_tune.ensemble.frames import IGNORED
 from ensemble_tune.ensemble.image_file import Pixels
+from ensemble_tune.errors import DataError
 from ensemble_tune.storage import Location, retried, write_bytes
 
 _CAMVID = {
@@ -30,6 +32,8 @@ _CAMVID = {
 _OPACITY = 0.6
 _BAR = 24
 """Height of a picture's caption in pixels."""
+_LARGEST = 60_000
+"""Width of all panels and height of one, in pixels: a JPEG has 65,500 at most, and captions need some."""
 _RIGHT, _WRONG = (70, 160, 90), (215, 40, 40)
 
 
@@ -54,7 +58,7 @@ def write_overlay(
     """Writes one picture: frame, truth, prediction, errors; without truth, frame and prediction.
 
     image: (H, W, 3) RGB. prediction, truth: (H, W) class indices, or IGNORED in the truth. The classes that occur are
-    named below.
+    named below. Of a very large image each second, third, ... pixel is shown.
     """
     colours = palette(classes)
     panels = [("frame", image)]
@@ -67,7 +71,9 @@ def write_overlay(
         share = float(wrong[truth != IGNORED].mean()) if (truth != IGNORED).any() else 0.0
         panels.append((f"errors: {share:.1%} of labelled pixels", tinted(image, verdict, truth != IGNORED)))
     seen = set(np.unique(prediction)) | (set(np.unique(truth)) if truth is not None else set())
-    sheet = np.concatenate([_captioned(caption, panel) for caption, panel in panels], axis=1)
+    # The shares above are of all pixels, whatever is shown of them.
+    step = math.ceil(max(len(panels) * image.shape[1], image.shape[0]) / _LARGEST)
+    sheet = np.concatenate([_captioned(caption, panel[::step, ::step]) for caption, panel in panels], axis=1)
     legend = [(name, colours[place]) for place, name in enumerate(classes) if place in seen]
     whole = np.concatenate([sheet, _legend(legend, sheet.shape[1])])
     write_picture(path, cast(Pixels, cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)))
@@ -110,6 +116,12 @@ def draw_text(bar: Pixels, text: str, left: int) -> None:
 
 
 def write_picture(path: Location, picture: Pixels) -> None:
-    """Encodes a picture, BGR or grey, by the path's ending, and replaces the file in one step."""
-    _, encoded = cv2.imencode(path.suffix, picture)
+    """Encodes a picture, BGR or grey, by the path's ending, and replaces the file in one step.
+
+    Raises DataError where the format holds none of its size.
+    """
+    done, encoded = cv2.imencode(path.suffix, picture)
+    if not done:
+        height, width = picture.shape[:2]
+        raise DataError(f"{path} must be of a size that {path.suffix} can hold, but is {height}x{width}; cut the image")
     retried(lambda: write_bytes(path, encoded.tobytes()), path)

@@ -18,7 +18,7 @@ from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.manifest import MANIFEST_FILE, EnsembleManifest
 from ensemble_tune.ensemble.predictions import quantise
 from ensemble_tune.ensemble.training_state import WEIGHTS_FILE, load_weights
-from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.errors import ConfigError, RunError, quoted
 from ensemble_tune.storage import Location, atomic_folder, copy_file
 
 
@@ -59,7 +59,7 @@ class TrainedEnsemble(nn.Module):
         if not (folder / MANIFEST_FILE).exists():
             raise RunError(
                 f"no trained ensemble is in {folder}: {MANIFEST_FILE} is missing; "
-                f"train one with: ensemble-tune train MANIFEST --data DATA --out {folder}"
+                f"train one with: ensemble-tune train MANIFEST --data DATA --out {quoted(folder)}"
             )
         manifest = EnsembleManifest.load(folder / MANIFEST_FILE)
         if not manifest.classes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from ensemble_tune.ensemble.bootstrap import Interval, gain, mean_iou
 from ensemble_tune.ensemble.evidence import ENSEMBLE
 from ensemble_tune.ensemble.manifest import META_TRIAL
 from ensemble_tune.ensemble.score_names import MILLISECONDS, PARAMETERS
+from ensemble_tune.errors import quoted
 from ensemble_tune.fused import fused_members
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.results import told
@@ -179,18 +179,18 @@ def _notes(view: RunView) -> list[str]:
 
 def _commands(view: RunView) -> list[str]:
     """The next step, as a person types it."""
-    place = shlex.quote(str(view.place))
+    place = quoted(view.place)
     manifest = view.manifest
-    data = shlex.quote(manifest.data) if manifest is not None and manifest.data is not None else "DATA"
+    data = quoted(manifest.data) if manifest is not None and manifest.data is not None else "DATA"
     stages = {stage.name for stage in view.stages if stage.name != "final"}
     if view.standing == "running":
         return [f"ensemble-tune report {place}"]
     if view.final is not None:
-        return [f"ensemble-tune segment {shlex.quote(str(view.final.place))} IMAGES --out MASKS"]
+        return [f"ensemble-tune segment {quoted(view.final.place)} IMAGES --out MASKS"]
     if view.best is not None:
         return [
             f"ensemble-tune export {place} --to best.toml",
-            f"ensemble-tune train best.toml --data {data} --out {shlex.quote(str(view.place / 'final'))}",
+            f"ensemble-tune train best.toml --data {data} --out {quoted(view.place / 'final')}",
         ]
     if "base" in stages:
         return [f"ensemble-tune search meta --data {data} --out {place}"]

@@ -1,61 +1,78 @@
-"""The best compromises between mIoU, time and parameters."""
+"""The best compromises between two objectives of a search, between mIoU and time where it had one; and their sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
 from ensemble_tune.comparison import fusion_name
 from ensemble_tune.ensemble.score_names import MILLISECONDS, PARAMETERS
+from ensemble_tune.errors import quoted
 from ensemble_tune.report.plot import BLUE, GREY, ORANGE, RED, Plot, plot, short
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.results import told
+from ensemble_tune.tune.aim import objectives_of
 from ensemble_tune.tune.pareto import front, pick
 from ensemble_tune.tune.record import Objective, TrialRecord
 
 _MOST_POINTS = 1500
 _SMALLEST, _LARGEST = 6.0, 22.0
 """Diameters in pixels of markers whose area grows with the parameters."""
+_USUAL = (Objective("miou"), Objective(MILLISECONDS, "min"))
+_WORDS = {"miou": ("mIoU", "mIoU on val"), MILLISECONDS: ("time", "milliseconds an image")}
+"""What people call a score, in short and at an axis; others go by their own names."""
 
 
 def compromise_plot(view: RunView) -> Plot | None:
-    """mIoU on val against milliseconds an image, base models and fusions, each as large as its parameters are many.
+    """The first objective against the second, base models and fusions; None where no trial has both scores."""
+    # Fusions are what a person takes; their search may have gone after other scores than that of the base models.
+    for own in ("meta", "base"):
+        objectives = _objectives(view, own)
+        found = {name: _comparable(view, name, objectives) for name in ("base", "meta")}
+        if found[own]:
+            return _plot(view, own, found, objectives)
+    return None
 
-    None where none has both.
-    """
-    found = {
-        name: [
-            record
-            for record in stage.ranked
-            if all(math.isfinite(record.scores.get(score, math.nan)) for score in ("miou", MILLISECONDS))
-        ]
-        for name in ("base", "meta")
-        if (stage := view.stage(name)) is not None
-    }
-    if not any(found.values()):
-        return None
+
+def _objectives(view: RunView, stage: str) -> tuple[Objective, Objective]:
+    """The first two that a stage's search went after; mIoU and time where it went after one."""
+    found = objectives_of(view.sessions, stage)
+    return (found[0], found[1]) if len(found) > 1 else _USUAL
+
+
+def _comparable(view: RunView, name: str, objectives: Sequence[Objective]) -> list[TrialRecord]:
+    """A stage's trials that have both scores, the best first."""
+    stage = view.stage(name)
+    ranked = [] if stage is None else stage.ranked
+    return [r for r in ranked if all(math.isfinite(r.scores.get(each.metric, math.nan)) for each in objectives)]
+
+
+def _plot(
+    view: RunView, own: str, found: Mapping[str, Sequence[TrialRecord]], objectives: tuple[Objective, Objective]
+) -> Plot:
+    """own: the stage whose front is drawn."""
+    up, across = objectives
+    height, width = (_WORDS.get(each.metric, (each.metric, each.metric)) for each in objectives)
     most = max(_millions(record) for records in found.values() for record in records)
     figure = go.Figure()
     for name, words, colour, symbol in (("base", "base models", GREY, "circle"), ("meta", "fusions", BLUE, "diamond")):
-        records = found.get(name, [])[:_MOST_POINTS]
+        records = found[name][:_MOST_POINTS]
         if records:
             figure.add_scatter(
-                **_places(records),
+                **_places(records, objectives),
                 mode="markers",
                 marker={"color": colour, "symbol": symbol, "size": _sizes(records, most), "opacity": 0.8},
                 name=words,
                 customdata=[_size_told(record) for record in records],
-                hovertemplate="%{text}<br>%{x:.2f} ms, mIoU %{y:.4f}%{customdata}<extra></extra>",
+                hovertemplate=f"%{{text}}<br>{across.metric} %{{x}}, {height[0]} %{{y}}%{{customdata}}<extra></extra>",
             )
-    objectives = (Objective("miou"), Objective(MILLISECONDS, "min"))
-    own = "meta" if found.get("meta") else "base"
     unbeaten = front(found[own], objectives)
     said = ""
     if unbeaten:
         figure.add_scatter(
-            **_places(unbeaten),
+            **_places(unbeaten, objectives),
             mode="lines",
             line={"color": ORANGE, "shape": "vh", "width": 2},
             name="front",
@@ -63,26 +80,28 @@ def compromise_plot(view: RunView) -> Plot | None:
         )
         knee = pick(found[own], objectives, "knee")
         figure.add_scatter(
-            **_places([knee]),
+            **_places([knee], objectives),
             mode="markers",
             marker={"color": RED, "symbol": "circle-open", "size": 16, "line": {"width": 2}},
             name="knee",
             hoverinfo="skip",
         )
-        how = f": ensemble-tune export {view.place} --pick knee" if own == "meta" else ""
+        asked = "" if objectives == _USUAL else "".join(f" --objective {quoted(_typed(each))}" for each in objectives)
+        how = f": ensemble-tune export {quoted(view.place)} --pick knee{asked}" if own == "meta" else ""
         said = (
             f" No other beats those on the line, {len(unbeaten)} of {len(found[own])}, in both; "
             f"the knee is {knee.trial}{how}."
         )
     larger = " The larger a mark, the more parameters." if most else ""
+    better = f"{'up' if up.mode == 'max' else 'down'} and {'right' if across.mode == 'max' else 'left'}"
     return plot(
         "compromise",
         figure,
-        title="Pareto front: mIoU against time",
-        told=f"mIoU on val against milliseconds an image; up and left is better.{larger}{said}",
+        title=f"Pareto front: {height[0]} against {width[0]}",
+        told=f"{height[1]} against {width[1]}; {better} is better.{larger}{said}",
         height=380,
-        xaxis={"title": {"text": "milliseconds an image"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "mIoU on val"}},
+        xaxis={"title": {"text": width[1]}, "rangemode": "tozero"},
+        yaxis={"title": {"text": height[1]}},
         hovermode="closest",
     )
 
@@ -102,12 +121,17 @@ def _size_told(record: TrialRecord) -> str:
     return f", {millions:.1f} M parameters" if millions else ""
 
 
-def _places(records: list[TrialRecord]) -> dict[str, object]:
+def _places(records: Sequence[TrialRecord], objectives: tuple[Objective, Objective]) -> dict[str, object]:
+    up, across = objectives
     return {
-        "x": short(record.scores[MILLISECONDS] for record in records),
-        "y": short(record.scores["miou"] for record in records),
+        "x": short(record.scores[across.metric] for record in records),
+        "y": short(record.scores[up.metric] for record in records),
         "text": [f"{record.trial}: {_what(record)}" for record in records],
     }
+
+
+def _typed(objective: Objective) -> str:
+    return objective.metric if objective.mode == "max" else f"{objective.metric}:min"
 
 
 def _what(record: TrialRecord) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
-from ensemble_tune.report.plot import BLUE, GREY, OCHRE, ORANGE, RED, Plot, plot, short
+from ensemble_tune.report.plot import BLUE, GREY, OCHRE, ORANGE, RED, Plot, plot, short, thinned
 from ensemble_tune.report.run_view import StageView
 from ensemble_tune.tune.record import Status, TrialRecord
 
@@ -69,12 +69,9 @@ def _curve(stage: StageView, trial: TrialRecord) -> list[tuple[int, float]]:
 
 def _shown(stage: StageView, there: Sequence[TrialRecord]) -> list[TrialRecord]:
     """All, or where they are too many the best half of so many, and others at even distances."""
-    if len(there) <= _MOST_LINES:
-        return list(there)
     places = {trial.trial: place for place, trial in enumerate(stage.ranked)}
     ordered = sorted(there, key=lambda trial: places.get(trial.trial, len(places)))
-    best, rest, others = ordered[: _MOST_LINES // 2], ordered[_MOST_LINES // 2 :], _MOST_LINES - _MOST_LINES // 2
-    return [*best, *(rest[place * len(rest) // others] for place in range(others))]
+    return thinned(ordered, _MOST_LINES)
 
 
 def _add_lines(

@@ -65,7 +65,10 @@ def write_report(
     view = RunView.of(run, None if final is None else location(final))
     if to.is_dir():
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / REPORT}")
-    make_folder(to.absolute().parent)
+    try:
+        make_folder(to.absolute().parent)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, with --to {REPORT}") from None
     page = render(view, data=data, price=price, cache=None if cache is None else Path(cache))
     write_text(to, page)
     return to

@@ -17,7 +17,7 @@ from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.ensemble.labels import IGNORED
 from ensemble_tune.ensemble.mask import read_labels
 from ensemble_tune.ensemble.overlay import palette, tinted
-from ensemble_tune.ensemble.pieces import pieces_of
+from ensemble_tune.ensemble.pieces import Piece, pieces_of
 from ensemble_tune.ensemble.pixels import read_pixels
 from ensemble_tune.errors import EnsembleTuneError
 from ensemble_tune.final_folder import FinalFolder
@@ -73,32 +73,41 @@ def pictures(final: FinalFolder | None, data: str | None = None, cache: Path | N
     try:
         dataset = open_dataset(source, cache or default_cache())
         dataset = dataset if final.manifest.split == "official" else dataset.in_blocks()
-        if dataset.digest != final.manifest.data_digest and final.manifest.data_digest is not None:
-            return Pictures(told=f"{source} is not the data that the ensemble was measured on; give that with --data.")
+        foreign = f"{source} is not the data that the ensemble was measured on; give that with --data."
+        split = final.split or "test"
+        pieces = {piece.name: piece for piece in pieces_of(dataset, split)} if split in dataset.splits else {}
+        # What an older version trained knows no digest.
+        other = final.manifest.data_digest not in (None, dataset.digest)
+        if other or not pieces.keys() >= set(evidence.names):
+            return Pictures(told=foreign)
         scores = mean_of_numbers(ious(evidence.confusions))
         order = [int(row) for row in np.argsort(scores) if not np.isnan(scores[row])]
         count = min(_OF_EACH, max(1, len(order) // 2))
 
-        def shown(rows: list[int]) -> tuple[Picture, ...]:
-            return tuple(_picture(final, dataset, evidence.names[row], float(scores[row])) for row in rows)
-
-        worst, best = shown(order[:count]), shown(order[: -count - 1 : -1])
+        rows = [*order[:count], *order[: -count - 1 : -1]]
+        shown = [_picture(final, dataset, pieces[evidence.names[row]], float(scores[row])) for row in rows]
+        drawn = tuple(picture for picture in shown if picture is not None)
+        if len(drawn) < len(shown):
+            return Pictures(told=foreign)
     except (EnsembleTuneError, OSError) as error:
         return Pictures(told=f"The frames cannot be shown: {error}.")
     colours = palette(evidence.classes)[: len(evidence.classes)]
     return Pictures(
-        worst=worst,
-        best=best,
+        worst=drawn[:count],
+        best=drawn[count:],
         legend=tuple((name, f"#{bytes(own).hex()}") for name, own in zip(evidence.classes, colours, strict=True)),
         told=f"Of {len(order)} frames of {final.split}, by the mean IoU of the classes that a frame shows. "
         "Drag the slider from prediction to truth.",
     )
 
 
-def _picture(final: FinalFolder, dataset: Dataset, name: str, score: float) -> Picture:
-    """Raises EnsembleTuneError or OSError where a file is not there or broken."""
-    piece = next(piece for piece in pieces_of(dataset, final.split or "test") if piece.name == name)
-    kind, prediction = dataset.spec.images, final.mask(name)
+def _picture(final: FinalFolder, dataset: Dataset, piece: Piece, score: float) -> Picture | None:
+    """None where the prediction is of another size. Raises EnsembleTuneError or OSError where a file is broken, or not
+    there.
+    """
+    kind, prediction = dataset.spec.images, final.mask(piece.name)
+    if prediction.shape != piece.shape:
+        return None
     image = kind.shown(piece.of(read_pixels(kind, piece.frame.image)))
     truth = piece.of(read_labels(dataset.spec, piece.frame.mask))
     colours = palette(dataset.spec.classes)
@@ -107,7 +116,7 @@ def _picture(final: FinalFolder, dataset: Dataset, name: str, score: float) -> P
     everywhere = np.ones(prediction.shape, bool)
     frame_uri, size = _uri(image)
     return Picture(
-        name=name,
+        name=piece.name,
         told=f"mIoU {score:.3f}, {wrong:.1%} of pixels wrong",
         frame=frame_uri,
         truth=_uri(tinted(image, colours[truth], labelled))[0],

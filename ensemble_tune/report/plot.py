@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Each is told from both a white and a nearly black page.
 BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, PINK, OCHRE, GREY = (
@@ -55,3 +57,14 @@ def plot(name: str, figure: Any, *, title: str, told: str, height: int = 360, **
 def short(values: Iterable[float | None]) -> list[float | None]:
     """Numbers as a figure needs them: five digits; None for what is none."""
     return [None if value is None or math.isnan(value) else float(f"{value:.5g}") for value in values]
+
+
+def thinned(ordered: Sequence[T], most: int) -> list[T]:
+    """All, or where they are too many, the first half of so many, and others at even distances.
+
+    ordered: the best first.
+    """
+    if len(ordered) <= most:
+        return list(ordered)
+    first, rest, others = ordered[: most // 2], ordered[most // 2 :], most - most // 2
+    return [*first, *(rest[place * len(rest) // others] for place in range(others))]

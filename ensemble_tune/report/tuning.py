@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna.visualization import plot_parallel_coordinate, plot_param_importances, plot_slice
 from plotly.colors import sample_colorscale
 
-from ensemble_tune.report.plot import BLUE, GREY, ORANGE, Plot, plot
+from ensemble_tune.report.plot import BLUE, GREY, ORANGE, Plot, plot, thinned
 from ensemble_tune.report.run_view import StageView
 
 _FEWEST = 8
 """Of fewer trials nothing can be said about what mattered."""
-_MOST_LINES = 200
+_MOST_LINES, _MOST_POINTS = 200, 1500
 _SLICES = 6
 _BEST_SHARE, _FEWEST_BEST = 0.1, 4
 """Importance is that for being among the best tenth, or among the best four."""
@@ -68,13 +68,18 @@ def tuning_plots(stage: StageView) -> list[Plot]:
         order = _by_importance(study)
         plots = [_importance(stage, study)] if len(order) > 1 and len(_trials(study)) >= _FEWEST else []
         plots.append(_parallel(stage, study, order))
-        plots += [_slice(stage, study, name) for name in order[:_SLICES]]
+        shown = _thinned(stage, study)
+        plots += [_slice(stage, shown, name, len(_trials(study))) for name in order[:_SLICES]]
     return plots
 
 
 def _trials(study: optuna.Study) -> list[FrozenTrial]:
     """Its own: Optuna would copy them all, each time."""
     return study.get_trials(deepcopy=False)
+
+
+def _best_first(stage: StageView, study: optuna.Study) -> list[FrozenTrial]:
+    return sorted(_trials(study), key=lambda trial: trial.value or 0.0, reverse=stage.mode == "max")
 
 
 def _evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
@@ -105,7 +110,7 @@ def _importance(stage: StageView, study: optuna.Study) -> Plot:
 
 
 def _parallel(stage: StageView, study: optuna.Study, order: Sequence[str]) -> Plot:
-    best = sorted(_trials(study), key=lambda trial: trial.value or 0.0, reverse=stage.mode == "max")
+    best = _best_first(stage, study)
     shown = optuna.create_study(direction=study.direction)
     # The best last, so that they are drawn above the others.
     shown.add_trials(best[:_MOST_LINES][::-1])
@@ -130,7 +135,18 @@ def _parallel(stage: StageView, study: optuna.Study, order: Sequence[str]) -> Pl
     )
 
 
-def _slice(stage: StageView, study: optuna.Study, name: str) -> Plot:
+def _thinned(stage: StageView, study: optuna.Study) -> optuna.Study:
+    """A study of the trials that slices show: of ten thousand in six slices a page would be too large."""
+    if len(_trials(study)) <= _MOST_POINTS:
+        return study
+    shown = optuna.create_study(direction=study.direction)
+    # In the order in which they were begun, which their colours show.
+    shown.add_trials(sorted(thinned(_best_first(stage, study), _MOST_POINTS), key=lambda trial: trial.number))
+    return shown
+
+
+def _slice(stage: StageView, study: optuna.Study, name: str, in_all: int) -> Plot:
+    """study: the trials to show. in_all: how many there are."""
     metric = stage.metric or "score"
     figure = plot_slice(study, params=[name], target_name=metric)
     trace, axis, trials = figure.data[0], figure.layout.xaxis, _trials(study)
@@ -144,7 +160,12 @@ def _slice(stage: StageView, study: optuna.Study, name: str) -> Plot:
         f"slice-{stage.name}-{name}",
         figure,
         title=name,
-        told=f"{metric} of each trial against {name}; late trials are orange.",
+        told=f"{metric} of each trial against {name}; late trials are orange."
+        + (
+            f" {in_all - len(trials)} trials between the best and the worst are left out."
+            if in_all > len(trials)
+            else ""
+        ),
         height=280,
     )
 

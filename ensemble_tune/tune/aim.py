@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ensemble_tune.errors import RunError
-from ensemble_tune.tune.record import Mode, TrialRecord
+from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.tune.record import Mode, Objective, TrialRecord
+from ensemble_tune.tune.session import SessionRecord
 
 
 def metric_of(scored: Sequence[TrialRecord]) -> str:
@@ -18,6 +19,20 @@ def metric_of(scored: Sequence[TrialRecord]) -> str:
     if not names:
         raise RunError("every trial's score must be one of its scores, but none is; the ledger is damaged")
     return names[0]
+
+
+def join_objectives(objectives: Sequence[Objective]) -> str:
+    """Several objectives as a session keeps them: "miou:max; milliseconds:min"."""
+    return "; ".join(f"{objective.metric}:{objective.mode}" for objective in objectives)
+
+
+def objectives_of(sessions: Sequence[SessionRecord], stage: str) -> list[Objective]:
+    """What the last search of a stage went after; empty where it went after one score, or is of an older version."""
+    told = [session.goal.get("objectives", "") for session in sessions if session.stage == stage]
+    try:
+        return [Objective.parse(each) for each in told[-1].split("; ")] if told and told[-1] else []
+    except ConfigError:  # no search of ours has written it
+        return []
 
 
 def mode_of(scored: Sequence[TrialRecord], curves: Mapping[str, Sequence[float]]) -> Mode:

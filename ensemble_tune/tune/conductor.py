@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from ensemble_tune.errors import StorageError
 from ensemble_tune.storage import Location, remove_partial
 from ensemble_tune.trial import Value
+from ensemble_tune.tune.aim import join_objectives
 from ensemble_tune.tune.budget import Budget, Meter
 from ensemble_tune.tune.decisions import Decisions, Goal
 from ensemble_tune.tune.ledger import Ledger
@@ -283,4 +284,5 @@ class Conductor:
 def _told(goal: Goal, budget: Budget | None) -> dict[str, str]:
     """What a search is after, in words."""
     target = None if budget is None else budget.target
-    return {"metric": goal.metric, "mode": goal.mode, **({} if target is None else {"target": str(target)})}
+    told = {"metric": goal.metric, "mode": goal.mode, **({} if target is None else {"target": str(target)})}
+    return {**told, "objectives": join_objectives(goal.objectives)} if goal.also else told

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -55,3 +59,12 @@ def test_maps_do_not_change_what_happens_to_the_image() -> None:
     augment = Augment(0.7)
     maps = np.zeros((30, 40, 22), np.uint8)
     assert np.array_equal(augment(IMAGE, LABEL, 4)[0], augment(IMAGE, LABEL, 4, maps=maps)[0])
+
+
+def test_nothing_is_asked_of_the_network_nor_told_of_it_when_a_search_is_imported() -> None:
+    nowhere = "http://127.0.0.1:9"  # nobody answers there
+    environment = {**os.environ, "HTTP_PROXY": nowhere, "HTTPS_PROXY": nowhere, "PYTHONWARNINGS": "always::UserWarning"}
+    environment.pop("NO_ALBUMENTATIONS_UPDATE", None)
+    program = "import ensemble_tune.base_search, albumentations"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")

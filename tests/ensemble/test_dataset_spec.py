@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
+from ensemble_tune.ensemble.frame_files import find_frames
 from ensemble_tune.errors import DataError
 
 GOOD = """
@@ -65,6 +66,8 @@ def test_independent_frames_are_their_own_sequence(tmp_path: Path) -> None:
         ('masks = "a/labels"', 'mask = "a/labels"', "splits.train must be"),
         ("(?P<sequence>", "(", "must have a group"),
         ("[a-z]+)", "[a-z]+", "no regular expression"),
+        ("[a-z]+)", "(?R))", "no regular expression"),
+        ("[a-z]+)", "(?:[a-z]{200}){200})", "must multiply to 10000 at most"),
         ("sequence =", "groups =", "groups cannot be '(?P<sequence>[a-z]+)-.*'; valid: blocks, none, whole"),
         ("ignored = 255", 'groups = "hole"', "groups cannot be 'hole'; did you mean 'whole'?"),
         ("train = {", "val = 0.2\ntrain = {", "splits.images must name the folder of all images, but got None"),
@@ -104,6 +107,23 @@ def test_what_a_plain_data_set_means_is_said_as_it_always_was(tmp_path: Path) ->
         "splits": {"train": ("a/images", "a/labels"), "test": ("b/images", "b/labels")},
         "sequence": "(?P<sequence>[a-z]+)-.*",
     }
+
+
+@pytest.mark.parametrize("pattern", [r"(?P<sequence>([a-z0-9_]+)+)!", r"(?P<sequence>(\w+_?)*)-\d+"])
+def test_a_repeat_inside_a_repeat_ends_where_no_name_fits(tmp_path: Path, pattern: str) -> None:
+    spec = load(tmp_path, f"classes = ['a', 'b']\nsequence = '{pattern}'")
+    assert spec.sequence_of("a" * 28) is None, "Python's own regular expressions try for hours"
+
+
+def test_a_pattern_that_does_not_end_is_stopped_and_told_with_the_name(tmp_path: Path) -> None:
+    spec = load(tmp_path, """classes = ["a", "b"]\nsequence = "(?P<sequence>(a|aa|aaa)+)!" """)
+    name = "a" * 60
+    with pytest.raises(DataError, match=rf"must be matched within a second, but .* takes longer on '{name}'; write it"):
+        spec.sequence_of(name)
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.png").touch()
+    assert "must be matched within a second" in str(find_frames(tmp_path, spec)[1]), "beside the other faults"
 
 
 def test_classes_are_needed(tmp_path: Path) -> None:

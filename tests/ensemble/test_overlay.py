@@ -6,7 +6,8 @@ import pytest
 
 from ensemble_tune.ensemble.dataset_spec import CAMVID_CLASSES
 from ensemble_tune.ensemble.frames import IGNORED
-from ensemble_tune.ensemble.overlay import palette, write_mask, write_overlay
+from ensemble_tune.ensemble.overlay import palette, write_mask, write_overlay, write_picture
+from ensemble_tune.errors import DataError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 300, 3), np.uint8)
 CLASSES = ("road", "car")
@@ -75,3 +76,16 @@ def test_every_class_has_a_colour_of_its_own(classes: tuple[str, ...]) -> None:
 
 def test_camvid_keeps_its_colours() -> None:
     assert palette(CAMVID_CLASSES)[CAMVID_CLASSES.index("car")].tolist() == [64, 0, 128]
+
+
+def test_a_picture_too_wide_for_a_jpeg_is_shown_with_fewer_pixels(tmp_path: Path) -> None:
+    image = np.full((40, 40_000, 3), 200, np.uint8)
+    labels = np.zeros((40, 40_000), np.uint8)
+    write_overlay(tmp_path / "wide.jpg", image, labels, CLASSES, None)
+    assert cv2.imread(str(tmp_path / "wide.jpg")).shape[:2] == (BAR + 20 + BAR, 2 * 20_000)
+
+
+def test_no_file_is_written_of_what_its_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must be of a size that .jpg can hold, but is 2x65501"):
+        write_picture(tmp_path / "a.jpg", np.zeros((2, 65_501, 3), np.uint8))
+    assert not (tmp_path / "a.jpg").exists()

@@ -43,6 +43,8 @@ _ODD: tuple[Any, ...] = (
         "/",
         "~nobody/x",
         "(",
+        r"(?P<sequence>([a-z0-9_]+)+)!",
+        "(?P<sequence>(.|..|...)+)!",
     ),
     *([], [[]], [1, "a", None], {}, {"a": {"b": []}}, [{}], ["x"], [0.5, 2], datetime.date(2020, 2, 29)),
     *(_DEEP, _HUGE),

@@ -10,7 +10,7 @@ from written_run import base, meta, usual_run, write_run
 
 from ensemble_tune.comparison import NO_GAIN, compare
 from ensemble_tune.ensemble.bootstrap import gain, mean_iou
-from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.errors import ConfigError, RunError, quoted
 from ensemble_tune.report.answer import Answer, answer
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.results import told
@@ -80,10 +80,10 @@ def test_what_the_next_step_is(tmp_path: Path, finished: Finished) -> None:
         f"ensemble-tune train best.toml --data DATA --out {fused / 'final'}",
     )
     assert answer(RunView.of(finished.out)).commands == (
-        f"ensemble-tune segment {finished.out / 'final'} IMAGES --out MASKS",
+        f"ensemble-tune segment {quoted(finished.out / 'final')} IMAGES --out MASKS",
     )
     under_way = replace(RunView.of(finished.out), sessions=_sessions(finished, ended=None, silent=timedelta(seconds=9)))
-    assert answer(under_way).commands == (f"ensemble-tune report {finished.out}",)
+    assert answer(under_way).commands == (f"ensemble-tune report {quoted(finished.out)}",)
 
 
 def _sessions(finished: Finished, *, ended: datetime | None, silent: timedelta) -> tuple:  # type: ignore[type-arg]

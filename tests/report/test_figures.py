@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from ensemble_tune.report.plot import Plot
 from ensemble_tune.report.run_view import RunView
 from ensemble_tune.report.trial_table import trial_tables
 from ensemble_tune.report.tuning import study_of, tuning_plots
-from ensemble_tune.tune.record import Status
+from ensemble_tune.tune.aim import join_objectives
+from ensemble_tune.tune.pareto import front
+from ensemble_tune.tune.record import Objective, Status
 
 
 def traces(plot: Plot | None) -> dict[str, dict[str, Any]]:
@@ -79,6 +82,23 @@ def test_the_parameter_that_matters_comes_first(searched: RunView) -> None:
     assert {"parallel-base", "slice-base-learning_rate", "slice-base-architecture"} <= set(plots)
     (shown,) = traces(plots["slice-base-learning_rate"]).values()
     assert len(shown["x"]) == len(searched.searches[0].ranked)
+
+
+def test_the_slices_of_ten_thousand_trials_fit_a_page(searched: RunView) -> None:
+    chance = random.Random(0)
+    trials = [
+        replace(base(number, chance.random()), params={f"parameter_{place}": chance.random() for place in range(6)})
+        for number in range(10_000)
+    ]
+    stage = replace(searched.searches[0], trials=tuple(trials))
+    plots = tuning_plots(stage)
+    slices = [plot for plot in plots if plot.name.startswith("slice-")]
+    assert len(slices) == 6 and sum(len(plot.figure) for plot in plots) < 1.5e6
+    for plot in slices:
+        assert "8500 trials between the best and the worst are left out" in plot.told
+        (shown,) = traces(plot).values()
+        assert len(shown["x"]) == 1500 and {trial.trial for trial in stage.ranked[:750]} <= set(shown["text"])
+        assert list(shown["text"]) == sorted(shown["text"], key=lambda name: int(name.partition("-")[2]))
 
 
 def test_where_nothing_was_varied_there_is_nothing_to_tell(tmp_path: Path) -> None:
@@ -208,6 +228,23 @@ def test_the_more_parameters_the_larger_the_mark(searched: RunView, tmp_path: Pa
     assert told == {", 1.0 M parameters": 6.0, ", 4.0 M parameters": 11.0, ", 16.0 M parameters": 22.0}
     alike = traces(compromise_plot(searched))["base models"]
     assert set(alike["marker"]["size"]) == {8.0}, "nobody counted them"
+
+
+def test_the_front_is_of_what_the_search_went_after(searched: RunView) -> None:
+    after = (Objective("small_miou"), Objective("iou.road", "max"))
+    sessions = tuple(
+        replace(session, goal={"metric": "small_miou", "mode": "max", "objectives": join_objectives(after)})
+        for session in searched.sessions
+    )
+    plot = compromise_plot(replace(searched, sessions=sessions))
+    assert plot is not None and plot.title == "Pareto front: small_miou against iou.road"
+    assert "up and right is better" in plot.told and "1 of " in plot.told, "the best in one is the best in the other"
+    best = front(searched.searches[0].trials, after)[0]
+    shown = traces(plot)["front"]
+    assert shown["y"] == [pytest.approx(best.scores["small_miou"], rel=1e-4)]
+    assert shown["x"] == [pytest.approx(best.scores["iou.road"], rel=1e-4)]
+    foreign = tuple(replace(session, goal={"objectives": ":min; "}) for session in searched.sessions)
+    assert compromise_plot(replace(searched, sessions=foreign)) == compromise_plot(searched)
 
 
 def test_every_trial_is_in_a_table_the_best_first(searched: RunView) -> None:

@@ -1,4 +1,6 @@
 import base64
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,3 +57,28 @@ def test_what_cannot_be_shown_is_told(finished: Finished, tmp_path: Path) -> Non
     assert "no folder is at" in pictures(final, str(tmp_path / "nowhere"), cache).told
     other = write_tiles(tmp_path / "other", {**LENGTHS, "train": {"a": 4, "b": 4}})
     assert "is not the data" in pictures(final, str(other), cache).told
+
+
+def test_data_of_the_same_kind_with_other_frames_or_sizes_is_told(finished: Finished, tmp_path: Path) -> None:
+    """An ensemble of an older version does not say which data it was trained on."""
+    final, cache = trained(finished), finished.folder / "cache"
+    unsure = replace(final, manifest=replace(final.manifest, data_digest=None))
+
+    def told(change: Callable[[Path], object]) -> str:
+        data = write_tiles(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        change(data)
+        return pictures(unsure, str(data), cache).told
+
+    assert told(lambda data: None).startswith("Of 4 frames of test")
+    fewer = told(lambda data: [(data / folder / "d_002.png").unlink() for folder in ("test", "testannot")])
+    without = told(lambda data: [shutil.rmtree(data / folder) for folder in ("test", "testannot")])
+    larger = told(
+        lambda data: [enlarge(file) for folder in ("test", "testannot") for file in (data / folder).iterdir()]
+    )
+    for each in (fewer, without, larger):
+        assert "is not the data that the ensemble was measured on; give that with --data" in each
+
+
+def enlarge(file: Path) -> None:
+    picture = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(file), cv2.resize(picture, (96, 80), interpolation=cv2.INTER_NEAREST))

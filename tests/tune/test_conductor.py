@@ -10,12 +10,13 @@ from counting_trial import CountingTrial, check
 from records import epoch_record, trial_record
 
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial, Value
+from ensemble_tune.tune.aim import objectives_of
 from ensemble_tune.tune.conductor import Assignment, Conductor
 from ensemble_tune.tune.decisions import Goal
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.optuna_sampler import OptunaSampler
 from ensemble_tune.tune.packing import Placement
-from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord, best_of, rank
+from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, best_of, rank
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.sampler import NoSampler, make_sampler
 from ensemble_tune.tune.scheduler import Decision, make_scheduler
@@ -131,6 +132,16 @@ def test_the_best_trials_keep_their_best_checkpoint_and_the_others_none(tmp_path
     run = Run(tmp_path).to_the_end()
     assert run.kept() == best_epochs(run.trials, 2)
     assert not list((tmp_path / "checkpoints").glob("**/.partial-*"))
+
+
+def test_a_session_keeps_the_objectives_that_its_search_went_after(tmp_path: Path) -> None:
+    after = [Objective("score"), Objective("seconds", "min")]
+    for stage, goal in (("base", replace(GOAL, also=tuple(after[1:]))), ("meta", replace(GOAL, stage="meta"))):
+        run = Run(tmp_path / stage, goal)
+        run.conductor.start(places=2, nodes=1, gpus=0.0)
+        run.to_the_end()
+        sessions = Ledger(tmp_path / stage / "ledger").sessions()
+        assert len(sessions) == 1 and objectives_of(sessions, stage) == (after if stage == "base" else [])
 
 
 def test_a_protected_trial_keeps_its_checkpoint(tmp_path: Path) -> None:
