@@ -70,7 +70,7 @@ def broken(file: ClusterFile, config: Mapping[str, Any]) -> Iterator[str]:
     minutes = config["idle_timeout_minutes"]
     if "idle_timeout_minutes" not in file.documents[0] or not 0 < minutes <= _MOST_IDLE_MINUTES:
         yield f"idle_timeout_minutes must be above 0 and at most {_MOST_IDLE_MINUTES}, but is {minutes}; try 5"
-    yield from _range(file.documents[0].get("metadata", {}).get("ssh_from"))
+    yield from wrong_range(file.documents[0].get("metadata", {}).get("ssh_from"))
     for name, node_type in config["available_node_types"].items():
         where = f"available_node_types.{name}.node_config"
         is_head = name == config["head_node_type"]
@@ -166,7 +166,8 @@ def _images(document: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{where}.{key}: versions must be exact, but the image is {str(image)!r}; name its tag"
 
 
-def _range(own: object) -> Iterator[str]:
+def wrong_range(own: object) -> Iterator[str]:
+    """One line where whoever may log in is not an address range of the user's own."""
     try:
         network = ipaddress.ip_network(str(own))
     except ValueError:
