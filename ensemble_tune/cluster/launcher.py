@@ -48,7 +48,7 @@ def expanded(file: ClusterFile) -> dict[str, Any]:
         raise ConfigError(
             f"{file.path} must keep to Ray's schema, but at {where} {_first_line(error.message)}"
         ) from None
-    except (ValueError, RuntimeError, KeyError, ClickException) as error:
+    except (ValueError, RuntimeError, KeyError, OSError, ClickException) as error:
         raise ConfigError(f"{file.path} must be accepted by Ray, but is not: {_first_line(str(error))}") from None
     return config
 

@@ -186,6 +186,7 @@ REFUSED = [
     ("upscaling_speed: 1.0", "upscaling_speed: fast", "Ray's schema"),
     ("upscaling_speed: 1.0", "own_setting: 1", "Ray's schema"),
     ("cluster_name: *cluster_name", "cluster_name: [", "must be YAML"),
+    ('install.sh": *install', f'install.sh": {400 * "a"}', "File name too long"),
 ]
 
 
