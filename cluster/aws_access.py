@@ -2,7 +2,8 @@
 
 Makes, or leaves as it is where it is there:
 
-- a security group: SSH from `ssh_from`, everything between the cluster's own machines, and nothing else;
+- a security group: SSH from `ssh_from`, everything between the cluster's own machines, and nothing else; of one that is
+  there, who may use SSH is made to agree;
 - the workers' role: read and write in `bucket`, and nothing else;
 - the head's role: the same, and machines of this cluster: start, tag and end them, with the workers' role.
 
@@ -21,13 +22,17 @@ import boto3
 import yaml
 from botocore.exceptions import ClientError
 
+from ensemble_tune.cluster.launcher import wrong_range
+
 _TAG = "ray-cluster-name"
 """What Ray's node provider tags its machines with."""
+_RANGES = (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"))
 
 
 def main(path: str, *options: str) -> None:
     """Makes or deletes what the file's block names."""
     block = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["metadata"]
+    refuse(path, block)
     ec2, iam = boto3.client("ec2", region_name=block["region"]), boto3.client("iam", region_name=block["region"])
     account = boto3.client("sts", region_name=block["region"]).get_caller_identity()["Account"]
     roles = {block["worker_profile"]: worker_policy(block), block["head_profile"]: head_policy(block, account)}
@@ -39,6 +44,15 @@ def main(path: str, *options: str) -> None:
     for role, policy in roles.items():
         make_role(iam, role, policy)
     print(f"security_group: &security_group {make_group(ec2, block)}")
+
+
+def refuse(path: str, block: dict[str, Any]) -> None:
+    """Ends the script before anything is made where the block is not filled in, or would let in others."""
+    for key in ("cluster_name", "region", "ssh_from", "bucket", "head_profile", "worker_profile"):
+        if not block.get(key) or "EDIT" in str(block[key]):
+            sys.exit(f"error: metadata.{key} must be edited, but is {block.get(key)!r}; set it in the block of {path}")
+    for fault in wrong_range(block["ssh_from"]):
+        sys.exit(f"error: {fault}")
 
 
 def worker_policy(block: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,22 +105,39 @@ def make_group(ec2: Any, block: dict[str, Any]) -> str:
     (network,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     found = _groups(ec2, block)
     if found:
+        mend_group(ec2, found[0], block["ssh_from"])
         return str(found[0]["GroupId"])
     group: str = ec2.create_security_group(
         GroupName=block["cluster_name"], Description="ensemble_tune on Ray", VpcId=network["VpcId"]
     )["GroupId"]
-    kind = "CidrIpv6" if ":" in block["ssh_from"] else "CidrIp"
-    ranges = {
-        "Ipv6Ranges" if ":" in block["ssh_from"] else "IpRanges": [{kind: block["ssh_from"], "Description": "SSH"}]
-    }
-    ec2.authorize_security_group_ingress(
-        GroupId=group,
-        IpPermissions=[
-            {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, **ranges},
-            {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]},
-        ],
-    )
+    inside = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[_ssh(block["ssh_from"]), inside])
     return group
+
+
+def mend_group(ec2: Any, group: dict[str, Any], ssh_from: str) -> None:
+    """Lets `ssh_from` use SSH in a group that is there, and no other address range."""
+    wanted = False
+    for rule in group["IpPermissions"]:
+        if rule["IpProtocol"] not in ("tcp", "-1") or not rule.get("FromPort", 0) <= 22 <= rule.get("ToPort", 65535):
+            continue
+        ports = {key: rule[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in rule}
+        for kind, key in _RANGES:
+            for each in rule.get(kind, ()):
+                if (each[key], rule.get("FromPort"), rule.get("ToPort")) == (ssh_from, 22, 22):
+                    wanted = True
+                    continue
+                print(f"lets {each[key]} in no longer", file=sys.stderr)
+                ec2.revoke_security_group_ingress(
+                    GroupId=group["GroupId"], IpPermissions=[{**ports, kind: [{key: each[key]}]}]
+                )
+    if not wanted:
+        ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[_ssh(ssh_from)])
+
+
+def _ssh(ssh_from: str) -> dict[str, Any]:
+    kind, key = _RANGES[":" in ssh_from]
+    return {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, kind: [{key: ssh_from, "Description": "SSH"}]}
 
 
 def delete_role(iam: Any, name: str) -> None:

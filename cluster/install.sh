@@ -3,11 +3,11 @@
 #
 #   bash ~/ensemble_tune/install.sh [EXTRA]      EXTRA: aws or gcp, what Ray's head needs to start machines there
 #
-# Beside it must lie constraints.txt and one wheel of ensemble_tune.
+# Beside it must lie constraints.txt and a wheel of ensemble_tune; of several, the newest is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 extra=${1:+[$1]}
-wheel=$(ls ensemble_tune-*.whl)
+wheel=$(ls -t ensemble_tune-*.whl | head -n 1)
 tested=$(cat constraints.txt "$wheel" | sha256sum)
 
 # The token is its owner's alone, however it was carried here.

@@ -35,16 +35,31 @@ port=$((20000 + SLURM_JOB_ID % 10000))    # jobs of others may run on the same n
 
 # Two minutes before the wall time, or when the job is preempted: the search ends in order, and the job is queued again.
 requeued=
+asked=
 end() {
+    asked=yes
     if [ -n "${run:-}" ]; then kill -TERM "$run" 2>/dev/null || true; fi
 }
 trap 'requeued=yes; end' USR1             # then: scontrol requeue
 trap end TERM INT
+leave() {
+    if [ -n "$requeued" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+    exit "$1"
+}
 
 start=(ray start --disable-usage-stats --block --num-cpus "$SLURM_CPUS_PER_TASK")
 srun --nodes=1 --ntasks=1 --overlap --nodelist="$head" \
     "${start[@]}" --head --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 &
-until srun --nodes=1 --ntasks=1 --overlap --nodelist="$head" ray status --address "$head:$port" > /dev/null 2>&1; do sleep 2; done
+patience=${PATIENCE:-300}                 # seconds that Ray's head may take
+until srun --nodes=1 --ntasks=1 --overlap --nodelist="$head" \
+    timeout 30 ray status --address "$head:$port" > /dev/null 2>&1; do
+    if [ -n "$asked" ]; then leave 130; fi
+    if [ "$SECONDS" -ge "$patience" ]; then
+        echo "error: Ray's head must answer on $head, but has not for $patience s; see its own words above" >&2
+        exit 1
+    fi
+    sleep 2
+done
 if [ "${#nodes[@]}" -gt 1 ]; then
     srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --overlap --exclude="$head" \
         "${start[@]}" --address="$head:$port" &
@@ -52,12 +67,10 @@ fi
 
 RAY_ADDRESS="$head:$port" "${search[@]}" &
 run=$!
+if [ -n "$asked" ]; then end; fi
 # A trapped signal ends `wait` early: it waits again for the search's own end.
 while :; do
     if wait "$run"; then status=0; else status=$?; fi
     kill -0 "$run" 2>/dev/null || break
 done
-if [ -n "$requeued" ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$status"
+leave "$status"

@@ -72,8 +72,11 @@ def _print_fleet(fleet: Fleet) -> None:
     idle = f", and go when idle for {fleet.idle_minutes:g} minutes" if fleet.idle_minutes is not None else ""
     out_console.print(f"at most {fleet.most_workers} workers at a time{idle}", soft_wrap=True)
     most = fleet.most_an_hour()
-    if most is None:
+    if most is None and fleet.provider == "kubernetes":
+        out_console.print("what an hour costs is not known: a file for Kubernetes names no prices", soft_wrap=True)
+    elif most is None:
         missing = ", ".join(fleet.unpriced)
         out_console.print(f"what an hour costs is not known: metadata.prices lacks {missing}", soft_wrap=True)
     elif most:
-        out_console.print(f"an hour costs at most {most:.2f} {fleet.currency}".rstrip(), soft_wrap=True)
+        cost = f"{most:.2f} {fleet.currency}".rstrip()
+        out_console.print(f"an hour costs at most {cost} for machines; disks and traffic come on top", soft_wrap=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
+import logging
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ensemble_tune.cluster.cluster_file import ClusterFile
 from ensemble_tune.cluster.fleet import Fleet, Group, price_of
+from ensemble_tune.cluster.rules import is_pinned
 from ensemble_tune.cluster.shape import LAUNCHER, check_shape
 from ensemble_tune.errors import ConfigError, suggest
 
@@ -36,14 +40,15 @@ def expanded(file: ClusterFile) -> dict[str, Any]:
     if provider not in PROVIDERS:
         raise ConfigError(f"provider.type in {file.path} cannot be {provider!r}; {suggest(provider, PROVIDERS)}")
     try:
-        config: dict[str, Any] = prepare_config(document)
-        validate_config(config)
+        with _hushed():
+            config: dict[str, Any] = prepare_config(document)
+            validate_config(config)
     except jsonschema.ValidationError as error:
         where = ".".join(str(part) for part in error.absolute_path) or "the top"
         raise ConfigError(
             f"{file.path} must keep to Ray's schema, but at {where} {_first_line(error.message)}"
         ) from None
-    except (ValueError, RuntimeError, KeyError, ClickException) as error:
+    except (ValueError, RuntimeError, KeyError, OSError, ClickException) as error:
         raise ConfigError(f"{file.path} must be accepted by Ray, but is not: {_first_line(str(error))}") from None
     return config
 
@@ -52,6 +57,7 @@ def broken(file: ClusterFile, config: Mapping[str, Any]) -> Iterator[str]:
     """One line for every rule of ours that the file breaks; config: what `expanded` returned."""
     yield from _token(config)
     yield from _install(file, config)
+    yield from _images(file.documents[0])
     head = " ".join(config["head_start_ray_commands"])
     if "--dashboard-host=127.0.0.1" not in head:
         yield (
@@ -64,7 +70,7 @@ def broken(file: ClusterFile, config: Mapping[str, Any]) -> Iterator[str]:
     minutes = config["idle_timeout_minutes"]
     if "idle_timeout_minutes" not in file.documents[0] or not 0 < minutes <= _MOST_IDLE_MINUTES:
         yield f"idle_timeout_minutes must be above 0 and at most {_MOST_IDLE_MINUTES}, but is {minutes}; try 5"
-    yield from _range(file.documents[0].get("metadata", {}).get("ssh_from"))
+    yield from wrong_range(file.documents[0].get("metadata", {}).get("ssh_from"))
     for name, node_type in config["available_node_types"].items():
         where = f"available_node_types.{name}.node_config"
         is_head = name == config["head_node_type"]
@@ -134,7 +140,7 @@ def _install(file: ClusterFile, config: Mapping[str, Any]) -> Iterator[str]:
     mounts = {remote: _here(local) for remote, local in config["file_mounts"].items()}
     if not any(path.suffix == ".whl" for path in mounts.values()):
         yield f"file_mounts: the wheel must be on every machine, but none is mounted; {_BUILD}"
-    constraints = [path for path in mounts.values() if path.name == "constraints.txt"]
+    constraints = [path for remote, path in mounts.items() if remote.rpartition("/")[2] == "constraints.txt"]
     if not constraints:
         yield "file_mounts: versions must be exact, but constraints.txt is missing; mount it"
     for path in mounts.values():
@@ -150,7 +156,18 @@ def _install(file: ClusterFile, config: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _range(own: object) -> Iterator[str]:
+def _images(document: Mapping[str, Any]) -> Iterator[str]:
+    types = document.get("available_node_types") or {}
+    places = {"docker": document.get("docker")}
+    places |= {f"available_node_types.{name}.docker": node_type.get("docker") for name, node_type in types.items()}
+    for where, docker in places.items():
+        for key, image in docker.items() if isinstance(docker, dict) else ():
+            if key.endswith("image") and image and not is_pinned(image):
+                yield f"{where}.{key}: versions must be exact, but the image is {str(image)!r}; name its tag"
+
+
+def wrong_range(own: object) -> Iterator[str]:
+    """One line where whoever may log in is not an address range of the user's own."""
     try:
         network = ipaddress.ip_network(str(own))
     except ValueError:
@@ -220,6 +237,19 @@ def _text_in(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps what Ray says of its own defaults off the terminal; what it refuses, it raises."""
+    logger = logging.getLogger("ray.autoscaler")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(text: str) -> str:

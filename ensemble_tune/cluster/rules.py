@@ -16,7 +16,7 @@ _FORBIDDEN = (
         "name 127.0.0.1 or your own CIDR",
     ),
     (
-        re.compile(r"dashboard-host[= ](?!127\.0\.0\.1\b|localhost\b)"),
+        re.compile(r"dashboard-host(?:=|\s+)(?![\"']?(?:127\.0\.0\.1|localhost)\b)"),
         "the dashboard must listen on 127.0.0.1",
         "write --dashboard-host=127.0.0.1 and reach it through `ray dashboard`",
     ),
@@ -41,12 +41,23 @@ _FORBIDDEN = (
 )
 _START = re.compile(r"\bray start\b")
 _INSTALL = re.compile(r"\bpip3? install\b(?P<rest>[^;&|]*)")
+_UNDER = re.compile(r"(?:^|\s)(?:-c\s*|--constraint[= ]\s*)(?:\S*/)?constraints\.txt(?=[\"'\s]|$)")
+"""Under the tested versions; each of some packages named with `==` would leave what those need to chance."""
+_HOST = re.compile(r"^-{0,2}dashboard-host$")
+_OWN_HOST = re.compile(r"127\.0\.0\.1|localhost|\$[({]?\w*POD_IP[)}]?")
 
 
 def broken(file: ClusterFile) -> Iterator[str]:
     """One line for every rule that the file breaks: where, rule, value, remedy."""
     told: set[tuple[str, str]] = set()
+    before = ""
     for where, text in file.lines():
+        if _HOST.search(before) and not _OWN_HOST.fullmatch(text):
+            yield (
+                f"{where}: the dashboard must listen on 127.0.0.1, or on its pod's own address, but it has "
+                f"{text[:60]!r}; leave it out"
+            )
+        before = text
         for pattern, rule, remedy in _FORBIDDEN:
             found = pattern.search(text)
             # What stands in the marked block is used below it by its anchor: once is enough.
@@ -56,8 +67,13 @@ def broken(file: ClusterFile) -> Iterator[str]:
         if _START.search(text) and "RAY_AUTH_MODE=token" not in text and not _is_exported(file):
             yield f"{where}: Ray must start with a token, but RAY_AUTH_MODE=token is missing; export it in the command"
         for install in _INSTALL.finditer(text):
-            if not re.search(r"==|-c |--constraint", install["rest"]):
+            if not _UNDER.search(install["rest"]):
                 yield f"{where}: versions must be exact, but it has {install[0].strip()!r}; add -c constraints.txt"
+
+
+def is_pinned(image: object) -> bool:
+    """Whether a container's image is named by its tag or its digest."""
+    return ":" in str(image).rpartition("/")[2] or "@sha256:" in str(image)
 
 
 def _is_exported(file: ClusterFile) -> bool:

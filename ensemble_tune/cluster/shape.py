@@ -53,7 +53,8 @@ LAUNCHER = _table(
 )
 """A file for `ray up`, beside what Ray's own schema says."""
 
-_POD = _table("spec", spec=_table("containers", containers=_list(_table(resources=_table(limits=_table())), least=1)))
+_CONTAINER = _table(resources=_table(limits=_table()), ports=_list(_table()))
+_POD = _table("spec", spec=_table("containers", containers=_list(_CONTAINER, least=1)))
 RAY_CLUSTER = _table(
     "metadata",
     "spec",
@@ -69,6 +70,18 @@ RAY_CLUSTER = _table(
     ),
 )
 """KubeRay's RayCluster."""
+_SELECTOR = _table(matchLabels=_table())
+_PEER = _table(podSelector=_SELECTOR, namespaceSelector=_SELECTOR)
+NETWORK_POLICY = _table(
+    "spec",
+    spec=_table(
+        "podSelector",
+        podSelector=_SELECTOR,
+        policyTypes=_list(_TEXT),
+        ingress=_list(_table(**{"from": _list(_PEER)}, ports=_list(_table()))),
+    ),
+)
+"""Who may reach pods."""
 ANY_KIND = _table(spec=_table(headGroupSpec=_table()))
 """Whatever else is in a file for Kubernetes."""
 

@@ -17,8 +17,11 @@ def broken(file: ClusterFile) -> Iterator[str]:
     options = _options(file)
     if "requeue" not in options or "signal" not in options:
         yield "#SBATCH: the job must go on after its wall time, but --requeue or --signal is missing; add both"
-    if not re.search(r"^trap .*requeue", file.text, re.MULTILINE):
-        yield "the job must go on after its wall time, but no `trap` requeues it; trap the signal of --signal"
+    signal = options.get("signal", "").rpartition(":")[2].partition("@")[0].removeprefix("SIG")
+    if signal and not re.search(rf"^\s*trap\s.*\b(?:SIG)?{re.escape(signal)}\b", file.text, re.MULTILINE):
+        yield f"the job must go on after its wall time, but no `trap` takes {signal}; trap the signal of --signal"
+    if not re.search(r"^[^#\n]*\bscontrol\s+requeue\b", file.text, re.MULTILINE):
+        yield "the job must go on after its wall time, but nothing runs `scontrol requeue`; run it after the search"
     if "umask 077" not in file.text or "chmod 600" not in file.text:
         yield "the token must be its owner's alone, but `umask 077` and `chmod 600` are missing; add them"
     if "--dashboard-host=127.0.0.1" not in file.text:

@@ -41,6 +41,8 @@ def main(path: Path) -> None:
     access = Path(__file__).parents[2] / "cluster" / "aws_access.py"
     printed = [run_script(access, path), run_script(access, path)]
     assert printed[0] == printed[1], "a second call makes nothing new"
+    open_ssh(printed[0].split()[-1])
+    assert run_script(access, path) == printed[0]
     path.write_text(re.sub(r"security_group: &security_group \S+", printed[0].strip(), path.read_text()))
     file = ClusterFile.load(path)
     assert check(path).broken == (), check(path).broken
@@ -55,9 +57,19 @@ def main(path: Path) -> None:
         tags = {TAG_RAY_NODE_KIND: kind, TAG_RAY_USER_NODE_TYPE: name, "ray-launch-config": "x"}
         provider.create_node(asked, tags, 1)
     made = read_back(config)
-    json.dump(made, sys.stdout, default=str)
     for node in provider.non_terminated_nodes({}):
         provider.terminate_node(node)
+    run_script(access, path, "--delete")
+    json.dump(made | {"left": left(config)}, sys.stdout, default=str)
+
+
+def open_ssh(group: str) -> None:
+    """Lets in everybody, as somebody may have done by hand, and others by their own port."""
+    ec2 = boto3.client("ec2", region_name="us-west-2")
+    everybody = [{"IpProtocol": "tcp", "FromPort": 0, "ToPort": 1024, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    everybody += [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}]
+    everybody += [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "198.51.100.0/24"}]}]
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=everybody)
 
 
 def run_script(script: Path, path: Path, *options: str) -> str:
@@ -73,7 +85,9 @@ def read_back(config: dict[str, Any]) -> dict[str, Any]:
     groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [config["cluster_name"]]}])
     instances = [each for found in ec2.describe_instances()["Reservations"] for each in found["Instances"]]
     key = Path(config["auth"]["ssh_private_key"])
+    disks = ec2.describe_volumes()["Volumes"]
     return {
+        "disks": {disk["VolumeId"]: disk["Encrypted"] for disk in disks},
         "groups": groups["SecurityGroups"],
         "all_groups": [group["GroupName"] for group in ec2.describe_security_groups()["SecurityGroups"]],
         "instances": {tag(each, "ray-user-node-type"): each for each in instances},
@@ -90,6 +104,16 @@ def read_back(config: dict[str, Any]) -> dict[str, Any]:
         "key_mode": oct(key.stat().st_mode & 0o777),
         "key_home": str(key.parent.parent),
     }
+
+
+def left(config: dict[str, Any]) -> list[str]:
+    """What is still there of what the script has made."""
+    region = config["provider"]["region"]
+    ec2, iam = boto3.client("ec2", region_name=region), boto3.client("iam", region_name=region)
+    names = [group["GroupName"] for group in ec2.describe_security_groups()["SecurityGroups"]]
+    names += [role["RoleName"] for role in iam.list_roles()["Roles"]]
+    names += [each["InstanceProfileName"] for each in iam.list_instance_profiles()["InstanceProfiles"]]
+    return [name for name in names if name != "default"]
 
 
 def tag(instance: dict[str, Any], name: str) -> str:

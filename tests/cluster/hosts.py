@@ -7,6 +7,7 @@ but the other hosts. The user's own machine is one more of them, without an sshd
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,10 +23,12 @@ _NET = "10.213.16"
 """Their addresses; each run of the tests has a bridge of its own, which nothing else is on."""
 _MARK = "ENSEMBLE_TUNE_TEST_HOSTS"
 """A variable that all processes started here inherit: by it they are found, wherever they went."""
-_TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "setsid")
+_TOOLS = ("ip", "ss", "ps", "unshare", "ssh", "ssh-keygen", "rsync", "setsid")
 _SSHD = "/usr/sbin/sshd"
-_SAYS = """export RAY_OVERRIDE_RESOURCES='{"CPU": 1, "GPU": 1}' RAY_worker_niceness=0"""
-"""What each machine says that it has: devices are logical. Its workers must not wait for what else runs here."""
+_SAYS = """export RAY_OVERRIDE_RESOURCES='{"CPU": 1, "GPU": 1}' RAY_worker_niceness=0
+export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000"""
+"""What each machine says that it has: devices are logical. Its workers must not wait for what else runs here. A machine
+that falls silent is given up after some ten seconds rather than fifty."""
 
 
 def missing() -> str | None:
@@ -36,7 +39,7 @@ def missing() -> str | None:
     if not Path(_SSHD).exists():
         tools.append(_SSHD)
     if tools:
-        return f"hosts need {', '.join(tools)}: install openssh-server, openssh-client, rsync and iproute2"
+        return f"hosts need {', '.join(tools)}: install openssh-server, openssh-client, rsync, iproute2 and procps"
     probe = subprocess.run(["unshare", "-n", "-m", "-p", "-u", "-f", "true"], capture_output=True, text=True)
     return f"this machine makes no namespaces ({probe.stderr.strip()})" if probe.returncode else None
 
@@ -99,6 +102,23 @@ class Host:
             self._init.kill()
             self._init.wait()
             self._init = None
+
+    def stop(self, pid: int) -> None:
+        """SIGSTOP to a process, by its number on the machine; whether its network is there or not."""
+        os.kill(self._outside(pid), signal.SIGSTOP)
+
+    def go_on(self, pid: int) -> None:
+        """SIGCONT to it."""
+        os.kill(self._outside(pid), signal.SIGCONT)
+
+    def _outside(self, pid: int) -> int:
+        """The number that a process of the machine has here."""
+        assert self._init is not None
+        for each in _children(self._init.pid):
+            numbers = re.search(r"^NSpid:(.*)$", (Path("/proc") / str(each) / "status").read_text(), re.MULTILINE)
+            if numbers and int(numbers[1].split()[-1]) == pid:
+                return each
+        raise AssertionError(f"{self.name} has no process {pid}")
 
     def cut_off(self) -> None:
         """Pulls its network cable."""

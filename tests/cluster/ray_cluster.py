@@ -41,6 +41,8 @@ class Cluster:
     hosts: Hosts
     checkout: Path
     """Where the user types: what a checkout holds, with the marked block of onpremises.yaml filled in."""
+    told: list[str] = field(default_factory=list)
+    """What every command that was typed has printed."""
     _exports: list[str] = field(default_factory=list)
     _tunnel: subprocess.Popen[bytes] | None = None
 
@@ -63,6 +65,7 @@ class Cluster:
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
+        self.told.append(told)
         assert not check or process.returncode == 0, f"{commands}\nended with {process.returncode}:\n{told}"
         return told
 

@@ -34,7 +34,8 @@ def test_ssh_is_open_to_the_user_alone_and_the_rest_to_the_cluster(made: dict[st
         for rule in group["IpPermissions"]
         for each in rule["IpRanges"]
     }
-    assert open_to == {("tcp", 22, "198.51.100.7/32")}
+    # Before, everybody was let in, and somebody else by another port: what is no SSH is left as it is.
+    assert open_to == {("tcp", 22, "198.51.100.7/32"), ("tcp", 443, "198.51.100.0/24")}
     assert not [each for rule in group["IpPermissions"] for each in rule.get("Ipv6Ranges", [])]
     inside = [each["GroupId"] for rule in group["IpPermissions"] for each in rule["UserIdGroupPairs"]]
     assert inside == [group["GroupId"]]
@@ -48,6 +49,39 @@ def test_every_machine_is_in_that_group_and_tells_its_role_to_itself_alone(made:
         assert [each["GroupId"] for each in machine["SecurityGroups"]] == [group["GroupId"]]
         assert machine["ImageId"] == "ami-0123456789abcdef0"
         assert machine["MetadataOptions"]["HttpTokens"] == "required"
+        assert machine["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+
+
+def test_every_disk_is_encrypted_and_goes_with_its_machine(made: dict[str, Any]) -> None:
+    for machine in made["instances"].values():
+        (disk,) = machine["BlockDeviceMappings"]
+        assert disk["DeviceName"] == "/dev/sda1" and disk["Ebs"]["DeleteOnTermination"] is True
+        assert made["disks"][disk["Ebs"]["VolumeId"]] is True
+
+
+def test_delete_leaves_nothing_that_the_script_has_made(made: dict[str, Any]) -> None:
+    assert made["left"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"ssh_from": "0.0.0.0/0"}, "0.0.0.0/0 is wider"),
+        ({"ssh_from": '"::/0"'}, "::/0 is wider"),
+        ({"ssh_from": "198.48.0.0/13"}, "198.48.0.0/13 is wider"),
+        ({"ssh_from": "EDIT"}, "metadata.ssh_from must be edited"),
+        ({"bucket": "EDIT"}, "metadata.bucket must be edited"),
+    ],
+)
+def test_nobody_is_let_in_by_a_block_that_is_not_filled_in_or_too_wide(
+    values: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    path = prepare(tmp_path, "aws.yaml", **values)
+    # Nobody answers there: it ends before anything is asked.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, str(ROOT / "cluster" / "aws_access.py"), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_the_head_is_on_demand_and_the_workers_are_on_spot(made: dict[str, Any]) -> None:

@@ -75,6 +75,26 @@ BREAKS = [
     ("slurm.sh", "--dashboard-host=127.0.0.1", "--dashboard-host=::", "listen on 127.0.0.1"),
     ("kuberay.yaml", "serviceType: ClusterIP", "serviceType: LoadBalancer", "not be reached from outside"),
     ("kuberay.yaml", "kind: NetworkPolicy", "kind: ConfigMap", "no NetworkPolicy"),
+    ("kuberay.yaml", "ingress:\n", "ingress:\n        - {}\n", "this lets others"),
+    (
+        "kuberay.yaml",
+        "from: [{podSelector: {matchLabels: {ray.io/cluster: ensemble-tune}}}]",
+        "from: [{podSelector: {matchLabels: {app: mine}}}]",
+        "this lets others",
+    ),
+    ("kuberay.yaml", "from: [{podSelector", "from: [{namespaceSelector: {}, podSelector", "this lets others"),
+    ("kuberay.yaml", "port: 8265", "port: 6379", "this lets others"),
+    (
+        "kuberay.yaml",
+        "  podSelector: {matchLabels: {ray.io/cluster: ensemble-tune}}\n",
+        "  podSelector: {matchLabels: {app: mine}}\n",
+        "no NetworkPolicy for them",
+    ),
+    ("kuberay.yaml", "policyTypes: [Ingress]", "policyTypes: [Egress]", "no NetworkPolicy for them"),
+    ("kuberay.yaml", "- name: ray-head\n", "- name: ray-head\n                ports: [{hostPort: 8265}]\n", "hostPort"),
+    ("kuberay.yaml", 'num-cpus: "0"', 'num-cpus: "0", dashboard-host: 10.1.2.3', "its pod's own address"),
+    ("kuberay.yaml", 'num-cpus: "0"', 'num-cpus: "0", dashboard-host: $MY_POD_IP', None),
+    ("onpremises.yaml", "--dashboard-host=127.0.0.1", "--dashboard-host 10.1.2.3", "listen on 127.0.0.1"),
     # An open security group.
     ("aws.yaml", "SecurityGroupIds: *groups", "KeyName: mine", "SecurityGroupIds is missing"),
     ("aws.yaml", "198.51.100.7/32", "0.0.0.0/0", "everywhere"),
@@ -102,7 +122,21 @@ BREAKS = [
     ("kuberay.yaml", "ensemble-tune:0.1.0", "ensemble-tune:latest", "versions must be exact"),
     ("kuberay.yaml", "ensemble-tune:0.1.0", "ensemble-tune", "name its tag"),
     ("onpremises.yaml", "bash ~/ensemble_tune/install.sh", "pip install ray", "add -c constraints.txt"),
-    ("onpremises.yaml", "ensemble_tune/constraints.txt", "ensemble_tune/other.txt", None),
+    (
+        "onpremises.yaml",
+        "bash ~/ensemble_tune/install.sh",
+        "pip install --upgrade torch==2.14.1 numpy",
+        "add -c constraints.txt",
+    ),
+    ("onpremises.yaml", "bash ~/ensemble_tune/install.sh", "pip install -c other.txt ray", "add -c constraints.txt"),
+    ("onpremises.yaml", "bash ~/ensemble_tune/install.sh", "pip install -c ~/x/constraints.txt ray", None),
+    ("onpremises.yaml", "ensemble_tune/constraints.txt", "ensemble_tune/other.txt", "constraints.txt is missing"),
+    ("onpremises.yaml", "upscaling_speed: 1.0", "docker: {image: rayproject/ray, container_name: x}", "name its tag"),
+    ("kuberay.yaml", 'rayVersion: "2.60.0"', 'rayVersion: "2.51.0"', "rayVersion is 2.51.0"),
+    # What is not tried again, or at the wrong place.
+    ("kuberay.yaml", "submissionMode: HTTPMode", "backoffLimit: 3", "KubeRay refuses the pair"),
+    ("slurm.sh", "scontrol requeue", "true", "nothing runs `scontrol requeue`"),
+    ("slurm.sh", "USR1             #", "USR2             #", "no `trap` takes USR1"),
     # What would cost for ever.
     ("aws.yaml", "idle_timeout_minutes: 5", "idle_timeout_minutes: 600", "at most 60"),
     ("kuberay.yaml", "enableInTreeAutoscaling: true", "enableInTreeAutoscaling: false", "idle machines must go"),
@@ -135,7 +169,7 @@ def test_a_token_that_others_may_read_is_refused(tmp_path: Path) -> None:
 def test_a_wheel_or_constraints_that_are_not_there_are_named(tmp_path: Path) -> None:
     path = prepare(tmp_path, "onpremises.yaml", wheel=str(tmp_path / "no.whl"), constraints=str(tmp_path / "else.txt"))
     told = " ".join(check(path).broken)
-    assert "no.whl is not; build it" in told and "constraints.txt is missing" in told
+    assert "no.whl is not; build it" in told and "else.txt is not; mend the path" in told
 
 
 def test_constraints_of_another_ray_are_refused(tmp_path: Path) -> None:
@@ -152,6 +186,7 @@ REFUSED = [
     ("upscaling_speed: 1.0", "upscaling_speed: fast", "Ray's schema"),
     ("upscaling_speed: 1.0", "own_setting: 1", "Ray's schema"),
     ("cluster_name: *cluster_name", "cluster_name: [", "must be YAML"),
+    ('install.sh": *install', f'install.sh": {400 * "a"}', "File name too long"),
 ]
 
 
@@ -182,9 +217,25 @@ def test_a_missing_price_is_named_and_no_sum_is_made_up(tmp_path: Path) -> None:
 
 def test_the_command_prints_what_would_start_and_what_it_costs(tmp_path: Path) -> None:
     done = ensemble_tune("cluster", "check", str(prepare(tmp_path, "aws.yaml")))
-    assert done.returncode == 0, done.stderr
-    for part in ("ensemble-tune on aws", "g6.xlarge", "0 to 8", "at most 8 workers", "at most 14.99 USD"):
+    assert done.returncode == 0 and done.stderr == "", "Ray's own words on its defaults are nobody's to read"
+    for part in ("ensemble-tune on aws", "g6.xlarge", "0 to 8", "at most 8 workers", "at most 14.99 USD for machines"):
         assert part in done.stdout, part
+
+
+def test_of_kubernetes_no_price_is_known_and_none_is_asked_for(tmp_path: Path) -> None:
+    done = ensemble_tune("cluster", "check", str(prepare(tmp_path, "kuberay.yaml")))
+    assert done.returncode == 0 and done.stderr == "" and "metadata.prices" not in done.stdout
+    assert "what an hour costs is not known: a file for Kubernetes names no prices" in done.stdout
+
+
+def test_every_block_of_commands_of_the_page_is_run_as_it_stands() -> None:
+    blocks = re.findall(
+        r"^```bash.*?\n(.*?)^```$", (ROOT / "cluster" / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    tests = [(ROOT / "tests" / "cluster" / name).read_text() for name in ("ray_cluster.py", "test_hosts.py")]
+    run = {begins for text in tests for begins in re.findall(r'on_the_page\(["\'](.+?)["\']\)', text)}
+    left = [block for block in blocks if not any(line.startswith(tuple(run)) for line in block.splitlines())]
+    assert len(blocks) == 7 and left == []
 
 
 def test_the_command_lists_what_is_broken_and_ends_with_2(tmp_path: Path) -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cluster_files import ROOT
 from counting_trial import check
-from hosts import plain_environment
+from hosts import Host, plain_environment
 from ray_cluster import Cluster, back_on, on_the_page, wait_for
 
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
+from ensemble_tune.tune.trial_folder import TrialFolder
 
 pytestmark = pytest.mark.timeout(900)
 
-EPOCHS = 6
+TRIALS, EPOCHS = 48, 6
+"""Of the search that hosts die in: enough for all to be used again before it ends."""
 
 
 def test_ray_up_of_the_shipped_file_brings_three_nodes(cluster: Cluster) -> None:
@@ -33,16 +37,7 @@ def test_ray_up_of_the_shipped_file_brings_three_nodes(cluster: Cluster) -> None
 
 
 def test_the_token_is_its_owner_s_alone_on_every_host_and_nowhere_else(cluster: Cluster) -> None:
-    token = (Path(cluster.hosts.environment()["HOME"]) / ".ray" / "auth_token").read_text().strip()
-    assert len(token) >= 32
-    for host in cluster.hosts:
-        assert host.run("stat -c %a ~/.ray/auth_token; stat -c %a ~/.ray").stdout.split() == ["600", "700"]
-        assert (host.home / ".ray" / "auth_token").read_text().strip() == token
-        commands = host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
-        assert "raylet" in commands and token not in commands
-        logs = [path for path in (host.folder / "ray").rglob("*") if path.is_file() and not path.is_symlink()]
-        assert len(logs) > 10
-        assert not [path for path in logs if token.encode() in path.read_bytes()]
+    check_that_nobody_sees_the_token(cluster)
 
 
 def test_a_wrong_or_missing_token_is_refused_by_the_head_and_the_job_server(cluster: Cluster) -> None:
@@ -80,13 +75,16 @@ def test_the_dashboard_answers_on_loopback_alone(cluster: Cluster) -> None:
 
 
 def test_a_two_stage_run_from_the_page_uses_all_hosts(cluster: Cluster) -> None:
-    assert "succeeded" in cluster.type(on_the_page("ray job submit --submission-id demo"), seconds=300)
+    assert "succeeded" in cluster.type(on_the_page("ray job submit --submission-id demo"), seconds=600)
     out = cluster.hosts.shared / "runs" / "demo"
-    assert (out / "best.toml").exists() and list((out / "final").iterdir())
+    assert (out / "best.toml").exists() and (out / "final" / "metrics.json").exists()
     assert "SUCCEEDED" in cluster.type(on_the_page("ray job status")).upper()
     assert "base-0005" in cluster.type(on_the_page("ray rsync-down"))
-    rows = Ledger(out / LEDGER).epochs("base")
+    ledger = Ledger(out / LEDGER)
+    rows = ledger.epochs("base")
     assert {row.worker.partition("/")[0] for row in rows} == {host.name for host in cluster.hosts}
+    assert {session.slots for session in ledger.sessions("base")} == {6}, "two on each GPU"
+    assert {row.gpu["share"] for row in rows} == {0.5}
 
 
 def test_what_is_extended_goes_on(cluster: Cluster) -> None:
@@ -119,38 +117,50 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess
 def test_hosts_that_die_or_are_cut_off_cost_an_epoch_and_are_used_again_and_job_stop_ends_in_order(
     cluster: Cluster,
 ) -> None:
-    """The head's slots train on alone for a while; late writes of the host that was cut off are refused."""
+    """The head's slots train on alone for a while. A worker of the host that was cut off ends its epoch only when
+    another has its trial: that epoch comes too late, and is refused."""
     _, dies, cut = cluster.hosts
     out = cluster.hosts.shared / "killed"
-    command = (Path(__file__).parent / "counting_run.py", "/mnt/killed", 72, EPOCHS)
+    command = (Path(__file__).parent / "counting_run.py", "/mnt/killed", TRIALS, EPOCHS)
     cluster.submit("killed", *command, 2.0)
     wait_for(lambda: len(log(out)) >= 8, 200)
+    late = in_the_middle_of_an_epoch(out, cut)
+    cut.stop(late.process)
+    lost = {line[0] for line in lines(out) if line[3] == dies.name}
     dies.kill()
     cut.cut_off()
     unplugged = time.time()
     back_on(cluster, dies)
-    time.sleep(30)
+    wait_for((late.folder / "attempt-0002").exists, 90)
+    cut.go_on(late.process)
+    wait_for(lambda: late.line in lines(out), 20)
+    time.sleep(max(0.0, unplugged + 30 - time.time()))
     cut.reconnect()
     back = time.time()
     wait_for(lambda: {dies.name, cut.name} <= used(out, since=back), 240, pause=1)
-    asked = time.monotonic()
+    asked = time.time()
     cluster.type("ray job stop --no-wait killed")
     wait_for(lambda: cluster.status("killed") == "STOPPED", 20)
-    assert time.monotonic() - asked < 10 + 5, "10 s, and what the command line and the question take"
     ledger = Ledger(out / LEDGER)
-    assert [session.reason for session in ledger.sessions("base")] == ["interrupted"]
-    check(*whole(out))
-    # Of trials that it trained when it was unplugged, it wrote no more once another host had taken them over.
-    assert not [
-        row for row in ledger.epochs() if row.worker.startswith(f"{cut.name}/") and replaced(out, row, unplugged)
-    ]
+    (session,) = ledger.sessions("base")
+    assert session.reason == "interrupted" and session.ended is not None
+    assert session.ended.timestamp() - asked < 10, "the command line's own time included"
+    trials, rows = whole(out)
+    check(trials, rows)
+    # What the worker that was late has trained is in its log, and nowhere else.
+    assert late.line in lines(out) and not (late.folder / "attempt-0001" / f"epoch-{late.epoch:05d}").exists()
+    (row,) = [row for row in rows if (row.trial, row.epoch) == (late.folder.name, late.epoch)]
+    assert row.attempt > 1 and row.worker != f"{cut.name}/{late.process}"
+    again = [row.reported.timestamp() for row in rows if row.attempt == 2 and str(seeds(trials)[row.trial]) in lost]
+    elsewhere = min(again, default=math.nan) - unplugged
+    print(f"a host that died: {elsewhere:.1f} s until one of its trials ended an epoch elsewhere")
     cluster.submit("resumed", *command, 0.05)
     cluster.wait_for_end("resumed")
     trials, rows = whole(out)
     check(trials, rows)
-    assert [(trial.status, trial.epochs) for trial in trials] == [(Status.FINISHED, EPOCHS)] * 72
+    assert [(trial.status, trial.epochs) for trial in trials] == [(Status.FINISHED, EPOCHS)] * TRIALS
     # Three events, each at most an epoch of each trial that ran.
-    assert max(Counter(log(out)).values()) <= 3 and len(log(out)) <= 72 * EPOCHS + 2 + 2 + 6
+    assert max(Counter(log(out)).values()) <= 2 and len(log(out)) <= TRIALS * EPOCHS + 2 + 2 + 6
 
 
 def test_what_the_hosts_found_is_what_one_machine_finds(
@@ -168,7 +178,7 @@ def test_a_host_that_must_be_left_is_drained_and_no_epoch_is_lost(cluster: Clust
     cluster.wait_for_nodes(3)
     leaves = cluster.hosts[2]
     out = cluster.hosts.shared / "drained"
-    cluster.submit("drained", Path(__file__).parent / "counting_run.py", "/mnt/drained", 18, EPOCHS, 1.0)
+    cluster.submit("drained", Path(__file__).parent / "counting_run.py", "/mnt/drained", 12, EPOCHS, 1.5)
     wait_for(lambda: leaves.name in used(out), 200)
     leaves.run("touch ~/ensemble_tune/leave")
     wait_for(lambda: leaves.address not in cluster.alive(), 60, pause=0.5)
@@ -176,12 +186,13 @@ def test_a_host_that_must_be_left_is_drained_and_no_epoch_is_lost(cluster: Clust
     cluster.wait_for_end("drained")
     trials, rows = whole(out)
     check(trials, rows)
-    assert [(trial.status, trial.epochs) for trial in trials] == [(Status.FINISHED, EPOCHS)] * 18
+    assert [(trial.status, trial.epochs) for trial in trials] == [(Status.FINISHED, EPOCHS)] * 12
     assert set(Counter(log(out)).values()) == {1}, "trials moved at their checkpoints"
     moved = [
         trial for trial in trials if len({row.worker.partition("/")[0] for row in rows if row.trial == trial.trial}) > 1
     ]
     assert moved and "are leaving the cluster" in cluster.type("ray job logs drained")
+    cluster.wait_for_nodes(3)
 
 
 def test_where_the_head_dies_ray_up_and_the_same_command_lose_nothing(cluster: Cluster) -> None:
@@ -202,10 +213,65 @@ def test_where_the_head_dies_ray_up_and_the_same_command_lose_nothing(cluster: C
     assert max(Counter(log(out)).values()) <= 2
 
 
-def test_ray_down_ends_ray(cluster: Cluster) -> None:
+def test_ray_down_ends_ray_and_nobody_has_seen_the_token(cluster: Cluster) -> None:
+    check_that_nobody_sees_the_token(cluster)
     cluster.close_tunnel()
     cluster.type(on_the_page("ray down"))
-    assert "raylet" not in cluster.hosts[0].run("ps -eo comm").stdout
+    head, *others = cluster.hosts
+    assert "raylet" not in head.run("ps -eo comm").stdout
+    for host in others:
+        wait_for(lambda host=host: "raylet" not in host.run("ps -eo comm").stdout, 90, pause=1)
+
+
+def check_that_nobody_sees_the_token(cluster: Cluster) -> None:
+    """It is in its file, of mode 600; in no command line, log of Ray or of ours, or anything that was printed."""
+    token = (Path(cluster.hosts.environment()["HOME"]) / ".ray" / "auth_token").read_text().strip()
+    assert len(token) >= 32
+    for host in cluster.hosts:
+        assert host.run("stat -c %a ~/.ray/auth_token; stat -c %a ~/.ray").stdout.split() == ["600", "700"]
+        assert (host.home / ".ray" / "auth_token").read_text().strip() == token
+        commands = host.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+        assert "raylet" in commands and token not in commands
+        logs = [path for path in (host.folder / "ray").rglob("*") if path.is_file() and not path.is_symlink()]
+        assert len(logs) > 10
+        logs += [*host.home.rglob("*.log"), *host.folder.glob("*.log"), *cluster.hosts.folder.glob("*.log")]
+        assert not [path for path in logs if token.encode() in path.read_bytes()]
+    assert cluster.told and not [each for each in cluster.told if token in each]
+
+
+@dataclass(frozen=True)
+class Late:
+    """An epoch that a worker was stopped in."""
+
+    folder: Path
+    """Its trial's."""
+    epoch: int
+    process: int
+    line: list[str]
+    """What the log will say of it."""
+
+
+def in_the_middle_of_an_epoch(out: Path, host: Host) -> Late:
+    """A worker of a host that trains an epoch of a trial's first attempt, whose epoch before is on storage."""
+    seen = len(lines(out))
+
+    def found() -> Late | None:
+        for seed, epoch, process, name in lines(out)[seen:]:
+            if name == host.name and int(epoch) < EPOCHS:
+                for folder in (out / "checkpoints").iterdir():
+                    known = TrialFolder(folder).remembered()
+                    if known is not None and str(known.seed) == seed:
+                        after = int(epoch) + 1
+                        return Late(folder, after, int(process), [seed, str(after), process, name])
+        return None
+
+    wait_for(found, 60)
+    late = found()
+    assert late is not None and not (late.folder / "attempt-0002").exists()
+    wait_for((late.folder / "attempt-0001" / f"epoch-{late.epoch - 1:05d}").exists)
+    time.sleep(0.7)  # of two seconds: by now the worker was told to go on
+    assert late.line not in lines(out)
+    return late
 
 
 def whole(out: Path) -> tuple[list[TrialRecord], list[EpochRecord]]:
@@ -227,11 +293,19 @@ def learned(out: Path, stage: str) -> dict[tuple[str, int], dict[str, object]]:
     }
 
 
+def lines(out: Path) -> list[list[str]]:
+    """Seed, epoch, process and host of every epoch trained so far."""
+    path = out / "log"
+    return [line.split() for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
 def log(out: Path) -> list[tuple[str, str]]:
     """Seed and epoch of every epoch trained so far, by whomever."""
-    path = out / "log"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [(line.split()[0], line.split()[1]) for line in lines]
+    return [(seed, epoch) for seed, epoch, _, _ in lines(out)]
+
+
+def seeds(trials: list[TrialRecord]) -> dict[str, int]:
+    return {trial.trial: trial.seed for trial in trials}
 
 
 def used(out: Path, since: float = 0.0) -> set[str]:
@@ -240,9 +314,3 @@ def used(out: Path, since: float = 0.0) -> set[str]:
         return set()
     rows = Ledger(out / LEDGER).epochs()
     return {row.worker.partition("/")[0] for row in rows if row.reported.timestamp() > since}
-
-
-def replaced(out: Path, row: EpochRecord, since: float) -> bool:
-    """Whether a later attempt of the row's trial has rows that are older than it, so that it came too late."""
-    later = [each for each in Ledger(out / LEDGER).epochs() if each.trial == row.trial and each.attempt > row.attempt]
-    return row.reported.timestamp() > since and any(each.reported < row.reported for each in later)

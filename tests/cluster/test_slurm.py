@@ -12,8 +12,8 @@ from cluster_files import edited
 
 STUBS = {
     "scontrol": 'echo "scontrol $*" >> $LOG; if [ "$1" = show ]; then printf "node-1\\nnode-2\\nnode-3\\n"; fi',
-    # Ray lives until the job ends; whether it is up is answered at once.
-    "srun": 'echo "srun $*" >> $LOG; case "$*" in *" start "*) exec sleep 100;; esac',
+    # Ray lives until the job ends; whether it is up is answered at once, as the test has it.
+    "srun": 'echo "srun $*" >> $LOG; case "$*" in *" start "*) exec sleep 100;; *status*) exit $STATUS;; esac',
     "ray": 'echo "ray $*" >> $LOG; echo token > ~/.ray/auth_token',
     "ensemble-tune": (
         'echo "search $RAY_AUTH_MODE $RAY_ADDRESS $*" >> $LOG\n'
@@ -26,7 +26,8 @@ STUBS = {
 class Job:
     """The script as Slurm's daemon starts it."""
 
-    def __init__(self, folder: Path, tenths: int) -> None:
+    def __init__(self, folder: Path, tenths: int, status: int = 0, **variables: str) -> None:
+        """status: whether Ray's head answers."""
         tools, self.home, self._log = folder / "venv" / "bin", folder / "home", folder / "log"
         for made in (tools, self.home):
             made.mkdir(parents=True)
@@ -37,6 +38,7 @@ class Job:
         path.write_text(edited("slurm.sh", shared=str(folder)))
         environment = {"HOME": str(self.home), "LOG": str(self._log), "TENTHS": str(tenths), "PATH": os.environ["PATH"]}
         environment |= {"SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "node-[1-3]", "SLURM_CPUS_PER_TASK": "8"}
+        environment |= {"STATUS": str(status)} | variables
         self.process = subprocess.Popen(
             ["bash", path], env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
         )
@@ -89,4 +91,22 @@ def test_before_the_wall_time_the_search_ends_in_order_and_the_job_is_queued_aga
     os.kill(job.process.pid, number)
     assert job.process.wait(timeout=60) == 130
     assert job.log.count("ended") == 1
+    assert ("scontrol requeue 12345" in job.log) is requeued
+
+
+def test_a_head_that_does_not_answer_ends_the_job(tmp_path: Path, jobs: list[Job]) -> None:
+    jobs.append(job := Job(tmp_path, tenths=1, status=1, PATIENCE="0"))
+    assert job.process.wait(timeout=60) == 1 and "search" not in job.log
+    assert job.process.stderr is not None
+    assert "Ray's head must answer on node-1" in job.process.stderr.readline()
+
+
+@pytest.mark.parametrize(("number", "requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_while_the_head_does_not_answer_the_job_ends_where_it_is_asked_to(
+    number: signal.Signals, requeued: bool, tmp_path: Path, jobs: list[Job]
+) -> None:
+    jobs.append(job := Job(tmp_path, tenths=1, status=1))
+    job.wait_for("ray status")
+    os.kill(job.process.pid, number)
+    assert job.process.wait(timeout=60) == 130 and "search" not in job.log
     assert ("scontrol requeue 12345" in job.log) is requeued

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ensemble_tune.tune.record import EpochRecord, TrialRecord
 
 @dataclass(frozen=True)
 class CountingTrial:
-    """Trains `params["epochs"]` epochs; writes seed, epoch and process of each to `log`, if there is one.
+    """Trains `params["epochs"]` epochs; writes seed, epoch, process and machine of each to `log`, if there is one.
 
     It raises an error at the epoch `params["fails"]`, and kills its process `params["dies"]` times in epoch 2.
     """
@@ -45,7 +46,7 @@ class CountingTrial:
             state = hashlib.sha256(f"{state}/{params['seed']}/{params['rate']}/{epoch}".encode()).hexdigest()
             if self.log is not None:
                 with self.log.open("a") as file:
-                    file.write(f"{params['seed']} {epoch} {os.getpid()}\n")
+                    file.write(f"{params['seed']} {epoch} {os.getpid()} {socket.gethostname()}\n")
             score = int(state[:8], 16) / 2**32
 
             def save(folder: Path, state: str = state) -> None:

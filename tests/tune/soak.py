@@ -48,7 +48,7 @@ class Victim:
         path = self.out / "log"
         # A line may be half written.
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [line.split() for line in lines]
+        return [line.split()[:3] for line in lines]
 
     def live(self, chance: random.Random, wanted: int) -> bool:
         """One driver's life, which it may outlive; kills it, or up to 3 workers first. Returns whether it ended."""

@@ -27,7 +27,7 @@ DRIVER = Path(__file__).with_name("counting_search.py")
 def log(out: Path) -> list[list[str]]:
     """Seed, epoch and process of every epoch trained so far."""
     path = out / "log"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [line.split()[:3] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 CORES = len(os.sched_getaffinity(0))
