@@ -10,13 +10,13 @@ CONTEXT_BYTES = 640 * 2**20
 """What CUDA and its libraries hold of a card before the first tensor. Not measured."""
 _WORKSPACE_BYTES = 256 * 2**20
 """What convolutions may take beside their tensors. Not measured."""
-_SPARE = 1.1
+SPARE = 1.1
 """The allocator rounds up, and leaves gaps."""
 
 
 def gpu_bytes(counted: int) -> int:
     """What a process whose tensors hold so many bytes takes of a card."""
-    return int(_SPARE * counted) + _WORKSPACE_BYTES + CONTEXT_BYTES
+    return int(SPARE * counted) + _WORKSPACE_BYTES + CONTEXT_BYTES
 
 
 def keep_to_share(device: torch.device) -> None:
