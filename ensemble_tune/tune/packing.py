@@ -51,6 +51,13 @@ class Placement:
         return self.machine == other.machine and self.share.bundle() == other.share.bundle()
 
     @property
+    def part(self) -> float:
+        """Of each of its cards; not as Ray counts it: thirds and twelfths, cut short, would add up to more than one."""
+        if self.card and self.gpu_bytes is not None:
+            return self.gpu_bytes / self.card
+        return min(self.share.gpus or 0.0, 1.0)
+
+    @property
     def figures(self) -> dict[str, float]:
         """For the ledger: `share` of a device, `given` and `estimated` bytes of its memory, where they are known."""
         if not self.share.gpus:
@@ -68,24 +75,24 @@ class Room:
         self.cards = [1.0] * int(machine.resources.get("GPU", 0.0))
         self._left = {kind: machine.resources.get(kind, 0.0) for kind in ("CPU", "memory")}
 
-    def of(self, share: Resources, besides: Collection[int] = ()) -> tuple[int, ...] | None:
-        """The numbers of the cards on which a settled share has room; None where it has none here.
+    def of(self, placement: Placement, besides: Collection[int] = ()) -> tuple[int, ...] | None:
+        """The numbers of the cards on which a trial has room; None where it has none here.
 
         Of the cards that have room for a fraction the one on which least is left then; Ray chooses alike.
         """
-        bundle = share.bundle()
+        bundle = placement.share.bundle()
         if any(bundle.get(kind, 0.0) > left + _TINY for kind, left in self._left.items()):
             return None
-        each, count = min(share.gpus or 0.0, 1.0), math.ceil(share.gpus or 0.0)
+        each, count = placement.part, math.ceil(placement.share.gpus or 0.0)
         wide = sorted((left, i) for i, left in enumerate(self.cards) if left >= each - _TINY and i not in besides)
         return tuple(i for _, i in wide[:count]) if len(wide) >= count else None
 
-    def take(self, share: Resources, cards: Iterable[int], sign: int = 1) -> None:
+    def take(self, placement: Placement, cards: Iterable[int], sign: int = 1) -> None:
         """Hands a share out; with sign -1 takes it back."""
         for kind in self._left:
-            self._left[kind] -= sign * share.bundle().get(kind, 0.0)
+            self._left[kind] -= sign * placement.share.bundle().get(kind, 0.0)
         for card in cards:
-            self.cards[card] -= sign * min(share.gpus or 0.0, 1.0)
+            self.cards[card] -= sign * placement.part
 
     def left(self, cards: Sequence[int]) -> float:
         """Of these cards, or of the processors where there are none."""
@@ -174,14 +181,14 @@ class Bookings:
             placement = self._settled(wish, room.machine)
             if placement is None or (like is not None and not placement.is_like(like)):
                 continue
-            cards = room.of(placement.share, self._besides(wish.trial, room.machine))
+            cards = room.of(placement, self._besides(wish.trial, room.machine))
             if cards is not None:
                 size = (room.machine.card or math.inf) if cards else len(room.cards)
                 found.append((size, room.left(cards), room.machine.id, placement, cards))
         if not found:
             return None
         _, _, machine, best, cards = min(found, key=lambda each: each[:3])
-        self._rooms[machine].take(best.share, cards)
+        self._rooms[machine].take(best, cards)
         self._booked[wish.trial] = best, cards
         if self._kept is not None and self._kept[0] == wish.trial:
             self._kept = None
@@ -211,7 +218,7 @@ class Bookings:
         """Takes a share back; nothing where the trial had none."""
         placement, cards = self._booked.pop(trial, (None, ()))
         if placement is not None and placement.machine in self._rooms:
-            self._rooms[placement.machine].take(placement.share, cards, sign=-1)
+            self._rooms[placement.machine].take(placement, cards, sign=-1)
 
     def raised(self, trial: str, placement: Placement, *, on_gpu: bool) -> bool:
         """Makes a trial that ran out of memory ask for the next larger share; whether there is one.
@@ -238,6 +245,11 @@ class Bookings:
             return False
         self._raised[trial] = wish
         return (share.gpus, share.memory) != (placement.share.gpus, placement.share.memory)
+
+    @property
+    def booked(self) -> Mapping[str, tuple[Placement, tuple[int, ...]]]:
+        """The place of each trial that has one, with the numbers of its cards there."""
+        return self._booked
 
     def held(self, kind: str) -> float:
         """What trials have of CPU, GPU or memory (bytes)."""

@@ -46,6 +46,14 @@ def test_as_many_parts_fit_a_card_as_its_memory_holds() -> None:
         assert [each is not None for each in found] == [True] * parts + [False]
 
 
+def test_parts_of_different_sizes_never_add_up_to_more_than_a_card() -> None:
+    booked = bookings(Machine("one", {"CPU": 99.0, "GPU": 1.0}, 80 * GIB))
+    # Together 1.00007 of the card, and 1 in parts of ten thousand, each cut short.
+    parts = [38, 3, 7, 16, 3, 14, 33]
+    found = [booked.place(wish((80 * GIB // each) / GIB, f"base-{number:04d}")) for number, each in enumerate(parts)]
+    assert sum(each.gpu_bytes or 0 for each in found if each is not None) <= 80 * GIB
+
+
 def test_each_card_is_packed_by_its_own_size_the_smallest_first() -> None:
     booked = bookings(LARGE, SMALL)
     wishes = [wish(gib, f"base-{number:04d}") for number, gib in enumerate((8, 20, 40, 8, 16, 20, 4))]
