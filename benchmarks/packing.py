@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_tune.tune.conductor import Assignment
-from ensemble_tune.tune.packing import Bookings, Placement
+from ensemble_tune.tune.packing import Bookings
 from ensemble_tune.tune.record import Status, TrialRecord, trial_name
 from ensemble_tune.tune.resources import GIB, Machine, Requirements, Resources
+from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.stage import Handed, Stage
 
 TESTS = Path(__file__).parents[1] / "tests" / "tune"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from ensemble_tune.trial import Share, given_share
@@ -26,6 +28,7 @@ def keep_to_share(device: torch.device) -> None:
     """
     if device.type != "cuda":
         return
+    gc.collect()  # what the trial before holds in cycles would be counted as this one's
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     total = torch.cuda.get_device_properties(device).total_memory
