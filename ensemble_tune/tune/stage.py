@@ -90,6 +90,10 @@ class Stage:
         if self.bookings is not None:
             self.bookings.free(handed.assignment.trial)
 
+    def side_by_side(self, places: int) -> int:
+        """How many trials have a place now; places: as many as there are, where all have the same share."""
+        return places if self.bookings is None else len(self.bookings.booked)
+
     def meet(self, machines: Sequence[Machine]) -> None:
         """The machines that there are from now on."""
         if self.bookings is not None:

@@ -122,6 +122,7 @@ class Proposals(SearchAlgorithm):
         # Two stages may name their trials alike.
         name = f"{self._started}.{handed.assignment.trial}"
         self.stage.live[name] = handed
+        self._machines.have_cores_for(0 if self.grows else self.stage.side_by_side(self.places))
         self._ready.append((name, handed))
         return name
 
