@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from ensemble_tune.trial import Share, given_share
@@ -10,13 +12,13 @@ CONTEXT_BYTES = 640 * 2**20
 """What CUDA and its libraries hold of a card before the first tensor. Not measured."""
 _WORKSPACE_BYTES = 256 * 2**20
 """What convolutions may take beside their tensors. Not measured."""
-_SPARE = 1.1
+SPARE = 1.1
 """The allocator rounds up, and leaves gaps."""
 
 
 def gpu_bytes(counted: int) -> int:
     """What a process whose tensors hold so many bytes takes of a card."""
-    return int(_SPARE * counted) + _WORKSPACE_BYTES + CONTEXT_BYTES
+    return int(SPARE * counted) + _WORKSPACE_BYTES + CONTEXT_BYTES
 
 
 def keep_to_share(device: torch.device) -> None:
@@ -26,6 +28,7 @@ def keep_to_share(device: torch.device) -> None:
     """
     if device.type != "cuda":
         return
+    gc.collect()  # what the trial before holds in cycles would be counted as this one's
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     total = torch.cuda.get_device_properties(device).total_memory

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
+import socket
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,8 @@ CARD_LABEL = "gpu-memory-gib"
 knows nothing of the parts that a GPU may be cut into (MIG)."""
 
 _ASK_SECONDS = 1.0
+_FORGET_SECONDS = 60.0
+"""A worker's death is noticed within so many."""
 _PROBE_SECONDS = 20.0
 _MIB = 2**20
 
@@ -33,39 +40,92 @@ class Machines:
     def __init__(self) -> None:
         self._cards: dict[str, int | None] = {}
         self._kills: dict[str, int | None] = {}
-        """How many processes each one's kernel had killed for want of memory when it last answered; None before."""
-        self._unexplained: Counter[str] = Counter()
-        """How many of them nobody has missed yet."""
+        """How many processes each one's kernel had killed for want of memory a while ago; None where it did not say."""
+        self._missed: Counter[str] = Counter()
+        """How many of those that were killed since were trials' workers."""
+        self._lately: dict[str, int] = {}
+        """As `_kills`, but when `forget` last heard of it."""
+        self._asked: dict[str, ray.ObjectRef[int]] = {}
+        self._forgot = time.monotonic()
+        self._cores = math.inf
 
     def up(self, leaving: frozenset[str] = frozenset()) -> list[Machine]:
         """Every machine that is up and is not `leaving`."""
         nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]  # type: ignore[no-untyped-call]
         self._meet([node for node in nodes if node["NodeID"] not in self._kills])
-        return [Machine(node["NodeID"], node["Resources"], self._cards[node["NodeID"]]) for node in nodes]
+        self._forget_if_due()
+        machines = [
+            Machine(node["NodeID"], node["Resources"], self._cards[node["NodeID"]], node.get("NodeManagerHostname", ""))
+            for node in nodes
+        ]
+        self._cores = cores(machines)
+        return machines
+
+    def have_cores_for(self, trials: int) -> None:
+        """Warns where so many trials at once are more than there are cores on the machines that were up last."""
+        if trials > self._cores:
+            _warn_of_cores(trials, self._cores)
 
     def killed_for_memory(self, machine: str | None) -> bool:
-        """Whether a process that died on a machine is one that its kernel has killed for want of memory since it was
-        last asked; None where the machine is not known, which then is any."""
+        """Whether a process that died on a machine is one that its kernel has killed for want of memory lately; None
+        where the machine is not known, which then is any."""
         up = {each.id for each in self.up() if machine is None or each.id == machine}
         for each, seen in _probe(up).items():
-            if seen is not None:
-                before, self._kills[each] = self._kills[each], seen[1]
-                self._unexplained[each] += 0 if before is None else seen[1] - before
-        killed = next((each for each in up if self._unexplained[each] > 0), None)
-        if killed is not None:
-            self._unexplained[killed] -= 1
-        return killed is not None
+            before = self._kills[each]
+            if seen is not None and before is None:
+                self._kills[each] = seen[1]
+            elif seen is not None and before is not None and seen[1] - before > self._missed[each]:
+                self._missed[each] += 1
+                return True
+        return False
+
+    def _forget_if_due(self) -> None:
+        """Once a minute lets go of what was killed more than a minute ago, so that no later death is blamed on it."""
+        if time.monotonic() - self._forgot > _FORGET_SECONDS:
+            self._forgot = time.monotonic()
+            self.forget()
+
+    def forget(self) -> None:
+        """Lets go of what had been killed when this was called last. Waits for no machine."""
+        here = ray.get_runtime_context().get_node_id()
+        ready, _ = (
+            ray.wait([*self._asked.values()], num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        )
+        heard: dict[str, int] = {here: _kills()} if here in self._kills else {}
+        for machine, answer in self._asked.items():
+            with suppress(ray.exceptions.RayError):
+                if answer in ready:
+                    heard[machine] = ray.get(answer)
+        for machine, now in heard.items():
+            before, self._kills[machine] = self._kills[machine], self._lately.get(machine, self._kills[machine])
+            gone = (self._kills[machine] or 0) - (before or 0)
+            self._missed[machine] = max(0, self._missed[machine] - gone)
+            self._lately[machine] = now
+        self._asked = {
+            machine: _kills_there.options(label_selector={"ray.io/node-id": machine}).remote()
+            for machine in self._kills
+            if machine != here
+        }
 
     def _meet(self, nodes: list[dict[str, Any]]) -> None:
+        found: dict[str, list[int]] = {}
         for machine, seen in _probe([node["NodeID"] for node in nodes]).items():
             self._kills[machine] = None if seen is None else seen[1]
-            self._cards[machine] = None if seen is None else min(seen[0], default=None)
+            found[machine] = [] if seen is None else seen[0]
         for node in nodes:
-            label = (node.get("Labels") or {}).get(CARD_LABEL)
-            if label is not None:
+            label, gpus = (node.get("Labels") or {}).get(CARD_LABEL), node["Resources"].get("GPU", 0.0)
+            cards = found.get(node["NodeID"], [])
+            self._cards[node["NodeID"]] = None
+            if gpus and label is not None:
                 self._cards[node["NodeID"]] = int(_gib(label) * GIB)
-            if not node["Resources"].get("GPU"):
-                self._cards[node["NodeID"]] = None
+            elif gpus and len(cards) == gpus:
+                self._cards[node["NodeID"]] = min(cards)
+            elif gpus and cards:
+                log.warning(
+                    "machine %s has %g GPUs for Ray and %d for nvidia-smi, so that their memory is not known and each "
+                    "trial has a whole one; start it with --labels %s=16, the GiB of one",
+                    *(node["NodeID"], gpus, len(cards), CARD_LABEL),
+                )
 
 
 def _gib(text: str) -> float:
@@ -88,7 +148,12 @@ def _probe(ids: Collection[str]) -> dict[str, tuple[list[int], int] | None]:
         for machine in ids
         if machine != here
     }
-    found: dict[str, tuple[list[int], int] | None] = {machine: _look() for machine in ids if machine == here}
+    found: dict[str, tuple[list[int], int] | None] = {
+        # Ray gives a task without a GPU an empty list of them, so that elsewhere it says nothing.
+        machine: _look(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        for machine in ids
+        if machine == here
+    }
     until = time.monotonic() + _PROBE_SECONDS
     for machine, answer in asked.items():
         try:
@@ -100,27 +165,56 @@ def _probe(ids: Collection[str]) -> dict[str, tuple[list[int], int] | None]:
     return found
 
 
-def _look() -> tuple[list[int], int]:
-    """The bytes of each GPU here that nobody holds, and how many processes the kernel has killed for want of memory."""
+def _look(visible: str | None = None) -> tuple[list[int], int]:
+    """The bytes of each GPU here that nobody holds, and how many processes the kernel has killed for want of memory.
+
+    visible: the GPUs that are asked, as CUDA_VISIBLE_DEVICES names them; None is all.
+    """
     asked = ["nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
+    asked += [] if visible is None else [f"--id={visible}"]
     try:
         lines = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
         cards = [int(total) - int(used) for total, used in (line.split(",") for line in lines)]
     except (OSError, ValueError, subprocess.SubprocessError):  # no driver; "[N/A]"
         cards = []
+    return [_MIB * card for card in cards], _kills()
+
+
+def _kills() -> int:
+    """How many processes the kernel here has killed for want of memory since it started."""
     try:
         kernel = dict(line.split() for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):
         kernel = {}
-    return [_MIB * card for card in cards], int(kernel.get("oom_kill", 0))
+    return int(kernel.get("oom_kill", 0))
 
 
 _look_there = ray.remote(num_cpus=0, max_retries=0)(_look)
+_kills_there = ray.remote(num_cpus=0, max_retries=0)(_kills)
 
 
 def devices(machines: Iterable[Machine]) -> float:
     """The GPUs of all of them."""
     return sum(machine.resources.get("GPU", 0.0) for machine in machines)
+
+
+def cores(machines: Iterable[Machine]) -> float:
+    """The processor cores that are there: on this host no more than it has, whatever Ray's nodes here were told."""
+    of_host: dict[str, float] = defaultdict(float)
+    for machine in machines:
+        of_host[machine.host] += machine.resources.get("CPU", 0.0)
+    here = socket.gethostname()
+    return sum(min(cpus, len(os.sched_getaffinity(0))) if host == here else cpus for host, cpus in of_host.items())
+
+
+@cache
+def _warn_of_cores(trials: int, there: float) -> None:
+    """Once a process."""
+    log.warning(
+        "%d trials run side by side on %g cores, and wait for each other; give --cpus-per-trial 1 or more to avoid it",
+        trials,
+        there,
+    )
 
 
 class Leaving:

@@ -12,7 +12,10 @@ Memory = Literal["gpu", "machine"]
 
 _TORCH = "OutOfMemoryError"
 """Torch's own error of a GPU, by its name: this wing does not know torch."""
-_OF_TORCH_S_PROCESSOR_ALLOCATOR = "can't allocate memory"
+_OF_A_GPU = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""In what CUDA and its libraries say, which take memory beside torch's allocator."""
+_OF_THE_MACHINE = ("can't allocate memory", "Insufficient memory")
+"""In what torch's allocator of the processor says, and OpenCV."""
 OF_RAY_S_MONITOR = "running low on memory"
 """In what Ray says of a worker that it killed to save the others."""
 
@@ -21,7 +24,10 @@ def ran_out(error: BaseException) -> Memory | None:
     """Whose memory an error says was too small, the GPU's or the machine's; None where it says something else."""
     if isinstance(error, OutOfMemoryError) or type(error).__name__ == _TORCH:
         return "gpu"
-    if isinstance(error, MemoryError) or _OF_TORCH_S_PROCESSOR_ALLOCATOR in str(error):
+    told = str(error)
+    if any(words in told for words in _OF_A_GPU):
+        return "gpu"
+    if isinstance(error, MemoryError) or any(words in told for words in _OF_THE_MACHINE):
         return "machine"
     return None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, OutOfMemoryError
 from ensemble_tune.trial import Params
 from ensemble_tune.tune.record import TrialRecord
-from ensemble_tune.tune.resources import GIB, Machine, Requirements, Resources
+from ensemble_tune.tune.resources import GIB, Machine, Requirements
+from ensemble_tune.tune.room import Placement, Room, Wish, estimated_bytes
 
 _MOST = 100
 """Trials on a card."""
@@ -19,77 +20,6 @@ _MORE = 1.25
 """Than a share that was too small the next is so many times as large at least: a 19th is hardly more than a 20th."""
 _PARTS = 10_000
 """Ray counts in so many parts of a device."""
-_TINY = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a trial asks for."""
-
-    trial: str
-    share: Resources
-    """The number of devices may be open."""
-    least: int = 0
-    """Bytes of a card that it must have: with less it ran out of memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where a trial runs, and what it holds there."""
-
-    share: Resources
-    """With the number of devices settled."""
-    machine: str | None = None
-    """Ray's id; None leaves the choice to Ray."""
-    card: int | None = None
-    """Bytes of its card; None where it has none, or one of unknown size."""
-    gpu_bytes: int | None = None
-    """Of that, its own."""
-
-    def is_like(self, other: Placement) -> bool:
-        """Whether a worker of the one serves the other: the same request to Ray."""
-        return self.machine == other.machine and self.share.bundle() == other.share.bundle()
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """For the ledger: `share` of a device, `given` and `estimated` bytes of its memory, where they are known."""
-        if not self.share.gpus:
-            return {}
-        given = {} if self.gpu_bytes is None else {"given": float(self.gpu_bytes)}
-        estimated = {} if self.share.gpu_memory is None else {"estimated": _estimated(self.share)}
-        return {"share": self.share.gpus, **given, **estimated}
-
-
-class Room:
-    """What is left of a machine."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.cards = [1.0] * int(machine.resources.get("GPU", 0.0))
-        self._left = {kind: machine.resources.get(kind, 0.0) for kind in ("CPU", "memory")}
-
-    def of(self, share: Resources, besides: Collection[int] = ()) -> tuple[int, ...] | None:
-        """The numbers of the cards on which a settled share has room; None where it has none here.
-
-        Of the cards that have room for a fraction the one on which least is left then; Ray chooses alike.
-        """
-        bundle = share.bundle()
-        if any(bundle.get(kind, 0.0) > left + _TINY for kind, left in self._left.items()):
-            return None
-        each, count = min(share.gpus or 0.0, 1.0), math.ceil(share.gpus or 0.0)
-        wide = sorted((left, i) for i, left in enumerate(self.cards) if left >= each - _TINY and i not in besides)
-        return tuple(i for _, i in wide[:count]) if len(wide) >= count else None
-
-    def take(self, share: Resources, cards: Iterable[int], sign: int = 1) -> None:
-        """Hands a share out; with sign -1 takes it back."""
-        for kind in self._left:
-            self._left[kind] -= sign * share.bundle().get(kind, 0.0)
-        for card in cards:
-            self.cards[card] -= sign * min(share.gpus or 0.0, 1.0)
-
-    def left(self, cards: Sequence[int]) -> float:
-        """Of these cards, or of the processors where there are none."""
-        return sum(self.cards[card] for card in cards) if cards else self._left["CPU"]
 
 
 class Bookings:
@@ -114,32 +44,46 @@ class Bookings:
         self._booked: dict[str, tuple[Placement, tuple[int, ...]]] = {}
         self._measured: dict[float, float] = {}
         """The most bytes that trials of an estimate took."""
+        self._too_little: dict[float, int] = {}
+        """The bytes of a card that trials of an estimate must have, since with less one of them ran out."""
         self._raised: dict[str, Wish] = {}
+        self._recalled: dict[str, int] = {}
+        """The bytes that trials must have which ran out of memory in an earlier call."""
+        self._smallest: Wish | None = None
+        """Of all trials so far the one that asked for least: of a GPU, then of processors."""
         self._kept: tuple[str, str, int] | None = None
         """A trial, and the machine and the card that no other gets."""
         self.meet(machines)
         for record in known:
             self.learn(record.gpu)
+            if not record.status.is_end and (least := _must_have(record.gpu)):
+                self._recalled[record.trial] = least
 
     def meet(self, machines: Sequence[Machine]) -> None:
         """The machines that there are from now on."""
         self._rooms = {machine.id: self._rooms.get(machine.id) or Room(machine) for machine in machines}
+        if self._smallest and not any(self._settled(self._smallest, machine) for machine in machines):
+            self._smallest = None
         if self._kept is not None and self._kept[1] not in self._rooms:
             self._kept = None
 
     def learn(self, figures: Mapping[str, float | str]) -> None:
         """Takes what a trial was estimated and measured to take, from the ledger's figures."""
         if "estimated" in figures and "measured" in figures:
-            self._learn(float(figures["estimated"]), float(figures["measured"]))
+            estimated = float(figures["estimated"])
+            self._measured[estimated] = max(self._measured.get(estimated, 0.0), float(figures["measured"]))
 
     def wish(self, trial: str, params: Params) -> Wish:
-        """What a trial asks for. Raises ConfigError where no machine could hold it, were it empty."""
-        wish = self._raised.get(trial) or Wish(trial, self._requirements(params))
+        """What a trial asks for. Raises as `check` does."""
+        wish = self._raised.get(trial) or self._first(trial, params)
         self.check(wish)
+        if self._smallest is None or self._size(wish) < self._size(self._smallest):
+            self._smallest = wish
         return wish
 
     def check(self, wish: Wish) -> None:
-        """Raises ConfigError where no machine could hold a trial, were it empty."""
+        """Raises ConfigError where no machine could hold a trial, were it empty; OutOfMemoryError where that is known
+        from one like it."""
         if self._grows:
             return
         machines = [room.machine for room in self._rooms.values()]
@@ -148,6 +92,11 @@ class Bookings:
         nodes = [machine.resources for machine in machines]
         wish.share.on(nodes).slots(nodes)
         largest, takes = max((machine.card or 0 for machine in machines), default=0), self._takes(wish) or 0
+        if self._must_have(wish) > largest:
+            raise OutOfMemoryError(
+                f"a trial must fit on one GPU, but one like it ran out of memory with all {largest / GIB:.3g} GiB of "
+                "the largest; lower its batch size, or the size of its frames"
+            )
         if wish.share.gpus is not None and takes <= largest:
             raise ConfigError(
                 f"a share of a GPU must hold what its trial takes, but {wish.share.gpus:g} of the largest, which has "
@@ -167,21 +116,21 @@ class Bookings:
         if self._grows:
             gpus = float(wish.share.gpu_memory is not None) if wish.share.gpus is None else wish.share.gpus
             anywhere = Placement(share=replace(wish.share, gpus=gpus))
+            if like is not None and not anywhere.is_like(like):
+                return None
             self._booked[wish.trial] = anywhere, ()
             return anywhere
         found = []
         for room in self._rooms.values():
-            placement = self._settled(wish, room.machine)
-            if placement is None or (like is not None and not placement.is_like(like)):
-                continue
-            cards = room.of(placement.share, self._besides(wish.trial, room.machine))
-            if cards is not None:
+            there = self._cards(wish, room)
+            if there is not None and (like is None or there[0].is_like(like)):
+                placement, cards = there
                 size = (room.machine.card or math.inf) if cards else len(room.cards)
                 found.append((size, room.left(cards), room.machine.id, placement, cards))
         if not found:
             return None
         _, _, machine, best, cards = min(found, key=lambda each: each[:3])
-        self._rooms[machine].take(best.share, cards)
+        self._rooms[machine].take(best, cards)
         self._booked[wish.trial] = best, cards
         if self._kept is not None and self._kept[0] == wish.trial:
             self._kept = None
@@ -200,18 +149,15 @@ class Bookings:
 
     @property
     def has_room(self) -> bool:
-        """Whether something is left that a trial may fit into: of a card, or where there is none of a processor."""
-        cards = any(room.cards for room in self._rooms.values())
-        return self._grows or any(
-            room.left(()) > 0 and (not cards or max(room.cards, default=0) >= 1 / _MOST)
-            for room in self._rooms.values()
-        )
+        """Whether there is room for another trial like the smallest so far; also as long as there was none."""
+        smallest = self._smallest
+        return self._grows or smallest is None or any(self._cards(smallest, room) for room in self._rooms.values())
 
     def free(self, trial: str) -> None:
         """Takes a share back; nothing where the trial had none."""
         placement, cards = self._booked.pop(trial, (None, ()))
         if placement is not None and placement.machine in self._rooms:
-            self._rooms[placement.machine].take(placement.share, cards, sign=-1)
+            self._rooms[placement.machine].take(placement, cards, sign=-1)
 
     def raised(self, trial: str, placement: Placement, *, on_gpu: bool) -> bool:
         """Makes a trial that ran out of memory ask for the next larger share; whether there is one.
@@ -220,38 +166,79 @@ class Bookings:
         """
         share, least = placement.share, 0
         if not on_gpu:
-            share = replace(share, memory=2 * share.memory)
-        elif not share.gpus or share.gpus > 1:
+            return any(self._raise(Wish(trial, replace(share, memory=more))) for more in self._more(share.memory))
+        if not share.gpus or share.gpus > 1:
             return False
-        elif placement.card is None or placement.gpu_bytes is None:
+        if placement.card is None or placement.gpu_bytes is None:
             share = replace(share, gpus=_part(max(1, _fewer(round(1 / share.gpus)))))
         else:
             parts = _fewer(placement.card // max(1, placement.gpu_bytes))
             least = placement.card // parts if parts > 0 else placement.card + 1
             if share.gpu_memory is not None:
-                self._learn(_estimated(share), least / _MARGIN)
+                key = estimated_bytes(share)
+                self._too_little[key] = max(least, self._too_little.get(key, 0))
             share = replace(share, gpus=None)
-        wish = Wish(trial, share, least)
-        try:
-            self.check(wish)
-        except ConfigError:
-            return False
-        self._raised[trial] = wish
-        return (share.gpus, share.memory) != (placement.share.gpus, placement.share.memory)
+        return share.gpus != placement.share.gpus and self._raise(Wish(trial, share, least))
+
+    @property
+    def recalled(self) -> set[str]:
+        """Trials that ran out of memory in an earlier call, and ask for more since."""
+        return set(self._recalled)
+
+    @property
+    def booked(self) -> Mapping[str, tuple[Placement, tuple[int, ...]]]:
+        """The place of each trial that has one, with the numbers of its cards there."""
+        return self._booked
 
     def held(self, kind: str) -> float:
         """What trials have of CPU, GPU or memory (bytes)."""
         return sum(placement.share.bundle().get(kind, 0.0) for placement, _ in self._booked.values())
 
-    def _learn(self, estimated: float, took: float) -> None:
-        self._measured[estimated] = max(self._measured.get(estimated, 0.0), took)
+    def _first(self, trial: str, params: Params) -> Wish:
+        """What a trial asks for that has not run out of memory in this call."""
+        share, least = self._requirements(params), self._recalled.get(trial, 0)
+        return Wish(trial, replace(share, gpus=None) if least else share, least)
+
+    def _raise(self, wish: Wish) -> bool:
+        """Makes a trial ask for so much from now on; whether any machine has it."""
+        try:
+            self.check(wish)
+        except (ConfigError, OutOfMemoryError):
+            return False
+        self._raised[wish.trial] = wish
+        return True
+
+    def _more(self, memory: float) -> list[float]:
+        """GiB of a machine's memory that are more: twice as much, or else all that one has."""
+        there = {room.machine.resources.get("memory", 0.0) / GIB for room in self._rooms.values()}
+        return [2 * memory, *sorted((each for each in there if memory < each < 2 * memory), reverse=True)]
+
+    def _must_have(self, wish: Wish) -> int:
+        """Bytes of a card: with less it, or one like it, ran out of memory; 0 where none did."""
+        alike = 0 if wish.share.gpu_memory is None else self._too_little.get(estimated_bytes(wish.share), 0)
+        return max(wish.least, alike)
 
     def _takes(self, wish: Wish) -> int | None:
         """The bytes of a card that a trial takes, as far as is known."""
         if wish.share.gpu_memory is None:
             return wish.least or None
-        key = _estimated(wish.share)
-        return max(wish.least, math.ceil(self._measured[key] * _MARGIN if key in self._measured else key))
+        takes = estimated_bytes(wish.share)
+        if (measured := self._measured.get(takes)) is not None:
+            # What fitted on a whole card fits there again, without a margin.
+            largest = max((room.machine.card or 0 for room in self._rooms.values()), default=0)
+            takes = min(measured * _MARGIN, max(measured, largest))
+        return max(self._must_have(wish), math.ceil(takes))
+
+    def _size(self, wish: Wish) -> tuple[float, float]:
+        """How much a trial asks for."""
+        gpus = wish.share.gpus
+        return 0.0 if gpus == 0 else self._takes(wish) or GIB * (gpus or 1.0), wish.share.cpus
+
+    def _cards(self, wish: Wish, room: Room) -> tuple[Placement, tuple[int, ...]] | None:
+        """What a trial would hold of a machine now, and the cards that have it; None where there is no room."""
+        placement = self._settled(wish, room.machine)
+        cards = None if placement is None else room.of(placement, self._besides(wish.trial, room.machine))
+        return None if placement is None or cards is None else (placement, cards)
 
     def _settled(self, wish: Wish, machine: Machine) -> Placement | None:
         """What a trial would hold of a machine; None where that is more than the machine has."""
@@ -286,11 +273,17 @@ def _fewer(parts: int) -> int:
     return min(parts - 1, int(parts / _MORE))
 
 
+def _must_have(figures: Mapping[str, float]) -> int:
+    """The bytes of a card that a trial must have by its figures in the ledger, after it ran out of memory; 0 where it
+    did not, or no card's size was known."""
+    if "ran_out" not in figures or not figures.get("given") or not 0 < figures.get("share", 0.0) <= 1:
+        return 0
+    given, parts = figures["given"], round(1 / figures["share"])
+    if figures["share"] > figures["ran_out"]:  # it has had more since
+        return int(given)
+    return int(given * parts / _fewer(parts)) if _fewer(parts) else int(given) + 1
+
+
 def _part(parts: int) -> float:
     """1 / parts, such that Ray finds room for so many of them on a device."""
     return math.floor(_PARTS / parts) / _PARTS
-
-
-def _estimated(share: Resources) -> float:
-    """In bytes, whole ones: trials of equal estimates are told by it."""
-    return float(round((share.gpu_memory or 0.0) * GIB))

@@ -75,8 +75,6 @@ class RayRunner:
         self._proposals.count()
         self._thread: threading.Thread | None = None
         self._stage: Stage | None = None
-        if resources.cpus < 1:
-            log.warning("--cpus-per-trial %g puts more trials side by side than there are cores", resources.cpus)
 
     def run(self, conductor: Conductor, trial: Trial, requirements: Requirements | None = None) -> None:
         """Trains every trial that the conductor assigns; requirements: each one's share, None for the same for all.
@@ -86,14 +84,15 @@ class RayRunner:
         machines = self._proposals.count()  # a cluster may have grown since the last stage
         conductor.start(places=self._proposals.places, nodes=len(machines), gpus=self._resources.gpus or 0.0)
         conductor.meter.devices = devices(machines)
-        requirements = requirements or self._of(trial)
+        requirements, known = requirements or self._of(trial), conductor.records()
         bookings = (
-            None
-            if requirements is None
-            else Bookings(requirements, machines, conductor.records(), grows=self._proposals.grows)
+            None if requirements is None else Bookings(requirements, machines, known, grows=self._proposals.grows)
+        )
+        forgiven = (
+            {record.trial for record in known if "ran_out" in record.gpu} if bookings is None else bookings.recalled
         )
         shared = ray.put((trial, conductor.goal, conductor.checkpoints))
-        self._stage = stage = Stage(conductor, shared, bookings)
+        self._stage = stage = Stage(conductor, shared, bookings, forgiven=forgiven)
         self._proposals.begin(stage)
         if self._thread is None:
             self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
@@ -112,12 +111,16 @@ class RayRunner:
             raise RuntimeError("Tune ended before the trials did")
 
     def _of(self, trial: Trial) -> Requirements | None:
-        """Each trial's share by what it says that it takes of a GPU; None where it says nothing, or has none.
+        """Each trial's share by what it says that it takes of a GPU; where it says nothing the same for all, which one
+        that runs out of memory may exceed. None where there is nothing to run out of.
 
         Machines that come when they are asked for are asked for one share.
         """
-        if not isinstance(trial, SizedTrial) or not self._resources.gpus or self._proposals.grows:
+        alike = self._resources
+        if not alike.gpus and not alike.memory:
             return None
+        if not isinstance(trial, SizedTrial) or not alike.gpus or self._proposals.grows:
+            return lambda params: alike
 
         def share(params: Params) -> Resources:
             try:

@@ -22,6 +22,8 @@ class Machine:
     """All that it has, as Ray names resources."""
     card: int | None = None
     """Bytes of each of its GPUs that trials can have; None where it has none, or their size is not known."""
+    host: str = ""
+    """Its name in the network; Ray may run several nodes on one, for tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,12 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ensemble_tune.errors import ConfigError
+from ensemble_tune.errors import ConfigError, OutOfMemoryError
 from ensemble_tune.tune.conductor import Assignment, Conductor
-from ensemble_tune.tune.packing import Bookings, Placement, Wish
+from ensemble_tune.tune.packing import Bookings
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import Machine
+from ensemble_tune.tune.room import Placement, Wish
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Stage:
     shared: Any
     """Ray's reference to what all its trials share, for workers to fetch."""
     bookings: Bookings | None = None
-    """Where each trial has a share of its own."""
+    """What of GPUs and of bounded memory each trial has; None where they have nothing of either."""
     live: dict[str, Handed] = field(default_factory=dict)
     """What Tune has been given and has not ended, by Tune's ids."""
     again: deque[Assignment] = field(default_factory=deque)
@@ -61,7 +62,7 @@ class Stage:
     deaths: Counter[str] = field(default_factory=Counter)
     """How often each trial's worker died."""
     forgiven: set[str] = field(default_factory=set)
-    """Trials that were run once more since they ran out of memory."""
+    """Trials that were run once more since they ran out of memory, in an earlier call too."""
     done: threading.Event = field(default_factory=threading.Event)
     """Set when every trial has ended."""
 
@@ -88,6 +89,10 @@ class Stage:
         """A trial gives its place back."""
         if self.bookings is not None:
             self.bookings.free(handed.assignment.trial)
+
+    def side_by_side(self, places: int) -> int:
+        """How many trials have a place now; places: as many as there are, where all have the same share."""
+        return places if self.bookings is None else len(self.bookings.booked)
 
     def meet(self, machines: Sequence[Machine]) -> None:
         """The machines that there are from now on."""
@@ -157,7 +162,7 @@ class Stage:
         while self.again:
             self._take(bookings, at=0)
         handed = self._fitting(bookings, like)
-        while handed is None and len(self.window) < _AHEAD and (like is not None or bookings.has_room):
+        while handed is None and len(self.window) < _AHEAD and (like is not None or not self.live or bookings.has_room):
             if not self._take(bookings, at=len(self.window)):
                 break
             handed = self._fitting(bookings, like)
@@ -174,12 +179,14 @@ class Stage:
         return True
 
     def _wish(self, bookings: Bookings, assignment: Assignment) -> Wish | None:
-        """What a trial asks for; where no machine can ever hold it, it fails."""
+        """What a trial asks for; where no machine can ever hold it, it ends."""
         try:
             return bookings.wish(assignment.trial, assignment.params)
+        except OutOfMemoryError as error:
+            self.conductor.ended(assignment.trial, Status.OUT_OF_MEMORY, str(error))
         except ConfigError as error:
             self.conductor.ended(assignment.trial, Status.FAILED, str(error))
-            return None
+        return None
 
     def _fitting(self, bookings: Bookings, like: Placement | None = None) -> Handed | None:
         """The first trial of the window that has room, after those that have been overtaken for too long."""

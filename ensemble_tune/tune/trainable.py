@@ -22,9 +22,9 @@ from ensemble_tune.trial import EpochResult, Share, Trial, give_share
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.decisions import Goal
 from ensemble_tune.tune.out_of_memory import Memory, keep_to_memory, ran_out
-from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import EpochRecord, best_epoch
 from ensemble_tune.tune.resources import GIB
+from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.trial_folder import TrialFolder
 
 _IMPORTED = time.time()

@@ -21,9 +21,9 @@ from ensemble_tune.errors import ConfigError, StorageError
 from ensemble_tune.tune.interrupts import Interrupted
 from ensemble_tune.tune.machines import Leaving, Machines, devices
 from ensemble_tune.tune.out_of_memory import OF_RAY_S_MONITOR
-from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import Machine, Resources
+from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.scheduler import Decision
 from ensemble_tune.tune.stage import Handed, Stage
 from ensemble_tune.tune.trainable import REPORT, Report
@@ -122,6 +122,7 @@ class Proposals(SearchAlgorithm):
         # Two stages may name their trials alike.
         name = f"{self._started}.{handed.assignment.trial}"
         self.stage.live[name] = handed
+        self._machines.have_cores_for(0 if self.grows else self.stage.side_by_side(self.places))
         self._ready.append((name, handed))
         return name
 

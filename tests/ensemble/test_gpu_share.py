@@ -1,7 +1,15 @@
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from weakref import WeakSet
+
+import pytest
 import torch
 
 from ensemble_tune.ensemble.gpu_share import CONTEXT_BYTES, allocated_fraction, gpu_bytes, keep_to_share, most_taken
-from ensemble_tune.trial import Share
+from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.trial import Share, give_share
 
 GIB = 2**30
 
@@ -30,3 +38,52 @@ def test_what_fits_by_the_estimate_fits_the_limit() -> None:
 def test_a_processor_is_no_card() -> None:
     keep_to_share(torch.device("cpu"))
     assert most_taken(torch.device("cpu")) is None
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """A stand-in for a card of 16 GiB: what it is told."""
+    told: list[tuple[str, float]] = []
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: told.append((name, len(left_over))))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * GIB))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda part, device: told.append((str(device), part))
+    )
+    return told
+
+
+@pytest.fixture
+def quarter() -> Iterator[float]:
+    """The part of the card that this process's tensors may take."""
+    give_share(Share(cpus=1, gpus=0.25, gpu_bytes=4 * GIB))
+    yield (4 * GIB - CONTEXT_BYTES) / (16 * GIB)
+    give_share(None)
+
+
+class Tensor:
+    """Held by a cycle, as a trial's model and its optimiser may be."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+left_over: WeakSet[Tensor] = WeakSet()
+
+
+def test_before_a_trial_allocates_its_process_is_kept_to_its_share(
+    tmp_path: Path, card: list[tuple[str, float]], quarter: float
+) -> None:
+    assert StageData(data="synthetic", cache=tmp_path).prepare() == torch.device("cuda")
+    assert card[-1] == ("cuda", quarter)
+
+
+def test_what_an_ended_trial_left_in_cycles_is_freed_before_the_peak_is_counted(card: list[tuple[str, float]]) -> None:
+    gc.disable()
+    try:
+        left_over.add(Tensor())
+        keep_to_share(torch.device("cuda"))
+    finally:
+        gc.enable()
+    assert card == [("empty_cache", 0), ("reset_peak_memory_stats", 0), ("cuda", 1.0)]

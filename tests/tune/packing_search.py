@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ray
@@ -38,7 +38,7 @@ def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
     for epoch in range(1 if resume is None else resume.epoch + 1, EPOCHS + 1):
         if takes * GIB > share.gpu_bytes and epoch == EPOCHS:
             raise OutOfMemoryError(f"a stand-in for an allocator has {share.gpu_bytes} bytes for {takes:g} GiB")
-        time.sleep(SECONDS)
+        time.sleep(float(params.get("seconds", SECONDS)))
         yield EpochResult(epoch=epoch, scores={"score": float(params["gib"])}, gpu_bytes=int(MEASURED * takes * GIB))
 
 
@@ -64,6 +64,14 @@ class Sized:
         return int(float(params["gib"]) * GIB)
 
 
+def cluster(cards: Mapping[str, tuple[int, int]]) -> Cluster:
+    """A logical one; cards: how many of how many GiB each of its machines has."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for number, gib in cards.values():
+        made.add_node(num_cpus=8, num_gpus=number, labels={CARD_LABEL: str(gib)})
+    return made
+
+
 def search(out: Path, workers: Workers, made: Trial, points: list[Params], needs: Requirements | None = None) -> None:
     Search(
         trial=made,
@@ -80,13 +88,11 @@ def search(out: Path, workers: Workers, made: Trial, points: list[Params], needs
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for number, gib in CARDS.values():
-        cluster.add_node(num_cpus=8, num_gpus=number, labels={CARD_LABEL: str(gib)})
-    with Workers(Resources(cpus=0.5), cluster.address) as workers:
+    there = cluster(CARDS)
+    with Workers(Resources(cpus=0.5), there.address) as workers:
         search(out / "packed", workers, trial, points(out), needs)
         search(out / "sized", workers, Sized(), [{"gib": 5, "seed": 5}])
-    tenth = Workers(Resources(cpus=0.5, gpus=0.1), cluster.address)
+    tenth = Workers(Resources(cpus=0.5, gpus=0.1), there.address)
     search(out / "explicit", tenth, Sized(), [{"gib": 9, "seed": 9}])
     ray.shutdown()
-    cluster.shutdown()
+    there.shutdown()

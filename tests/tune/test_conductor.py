@@ -15,9 +15,9 @@ from ensemble_tune.tune.conductor import Assignment, Conductor
 from ensemble_tune.tune.decisions import Goal
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.optuna_sampler import OptunaSampler
-from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, best_of, rank
 from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.sampler import NoSampler, make_sampler
 from ensemble_tune.tune.scheduler import Decision, make_scheduler
 from ensemble_tune.tune.search import Search

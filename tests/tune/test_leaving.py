@@ -7,9 +7,9 @@ from records import trial_record
 
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.machines import Machines
-from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.stage import Handed, Stage
 from ensemble_tune.tune.trainable import REPORT, Report
 from ensemble_tune.tune.tune_hooks import End, Proposals

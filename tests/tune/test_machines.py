@@ -1,4 +1,5 @@
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -6,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from hungry_trial import HungryTrial
 
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Value
+from ensemble_tune.tune import machines
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.machines import Machines, _gib, _look
+from ensemble_tune.tune.machines import Machines, _gib, _look, cores
 from ensemble_tune.tune.record import Status, TrialRecord
-from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.resources import Machine, Resources
 from ensemble_tune.tune.search import Search
 
 CGROUP = Path("/sys/fs/cgroup/memory")
@@ -50,6 +53,82 @@ def test_what_the_driver_cannot_tell_is_not_known(nvidia_smi: Callable[[str], No
     assert _look()[0] == []
 
 
+def test_only_the_cards_that_this_process_may_see_are_asked_for(
+    tmp_path: Path, nvidia_smi: Callable[[str], None]
+) -> None:
+    nvidia_smi("16384, 384")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(tool.read_text().replace("\n", f'\necho "$@" > {tmp_path}/asked\n', 1))
+    _look()
+    assert "--id" not in (tmp_path / "asked").read_text()
+    _look("1,3")
+    assert "--id=1,3" in (tmp_path / "asked").read_text()
+
+
+def node(name: str, gpus: float = 0, cpus: float = 4, host: str = "far", label: str | None = None) -> dict[str, Any]:
+    """As Ray tells of one."""
+    labels = {} if label is None else {"gpu-memory-gib": label}
+    resources = {"CPU": cpus, "GPU": gpus}
+    return {"NodeID": name, "Alive": True, "Resources": resources, "NodeManagerHostname": host, "Labels": labels}
+
+
+def test_a_card_s_size_is_known_by_its_label_or_else_by_the_driver_where_it_tells_of_the_same_cards(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = {
+        "two": ([80 * 2**30, 70 * 2**30], 0),
+        "labelled": ([80 * 2**30], 0),
+        "shared": ([16 * 2**30, 2**20], 0),
+        "mute": None,
+        "silent": ([], 0),
+        "bare": ([80 * 2**30], 0),
+    }
+    nodes = [
+        node("two", 2),
+        node("labelled", 4, label="20"),
+        node("shared", 1),
+        node("mute", 1),
+        node("silent", 1),
+        node("bare"),
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(machines, "_probe", lambda ids: {each: seen[each] for each in ids})
+    asked = Machines()
+    asked.up()
+    found = {machine.id: machine.card for machine in asked.up()}
+    assert found == {
+        "two": 70 * 2**30,
+        "labelled": 20 * 2**30,
+        "shared": None,
+        "mute": None,
+        "silent": None,
+        "bare": None,
+    }
+    (warning,) = caplog.messages
+    assert (
+        warning.startswith("machine shared has 1 GPUs for Ray and 2 for nvidia-smi") and "gpu-memory-gib=16" in warning
+    )
+
+
+def test_cores_are_those_that_are_there_whatever_test_nodes_are_told() -> None:
+    here, cpus = socket.gethostname(), {"CPU": 8.0 * len(os.sched_getaffinity(0))}
+    assert cores([Machine("a", cpus, host=here), Machine("b", cpus, host=here)]) == len(os.sched_getaffinity(0))
+    assert cores([Machine("a", {"CPU": 3.0}, host="far"), Machine("b", {"CPU": 4.0}, host="farther")]) == 7
+
+
+def test_more_trials_than_cores_are_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [node("one", cpus=4), node("other", cpus=3, host="farther")])
+    monkeypatch.setattr(machines, "_probe", lambda ids: {each: ([], 0) for each in ids})
+    asked = Machines()
+    asked.up()
+    for trials in (7, 8, 8):
+        asked.have_cores_for(trials)
+    (warning,) = caplog.messages
+    assert warning.startswith("8 trials run side by side on 7 cores") and "--cpus-per-trial 1" in warning
+
+
 def given(out: Path, groups: Path, points: list[dict[str, Value]], **options: Any) -> list[TrialRecord]:
     search = Search(
         trial=HungryTrial(groups, out / "log"), metric="score", stage="base", out=out, max_epochs=3, points=points
@@ -64,6 +143,24 @@ class TestOnLocalRay:
         (machine,) = Machines().up()
         assert machine.resources["CPU"] == len(os.sched_getaffinity(0)) and machine.card is None
         assert Machines().up(leaving=frozenset({machine.id})) == []
+
+    def test_a_death_is_blamed_on_each_kill_once_and_on_none_of_long_ago(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        kills = [3]
+        monkeypatch.setattr(machines, "_kills", lambda: kills[0])
+        asked = Machines()
+        asked.up()
+        assert not asked.killed_for_memory(None), "those three were before"
+        kills[0] += 2
+        assert [asked.killed_for_memory(None) for _ in range(3)] == [True, True, False]
+        kills[0] += 1
+        asked.forget()
+        assert asked.killed_for_memory(None), "of a moment ago, though a minute has ended in between"
+        kills[0] += 1
+        asked.forget()
+        asked.forget()
+        assert not asked.killed_for_memory(None), "nobody has missed it"
+        kills[0] += 1
+        assert asked.killed_for_memory(None) and not asked.killed_for_memory(None)
 
     def test_a_trial_has_the_memory_it_asked_for_then_twice_as_much_and_then_no_more(self, tmp_path: Path) -> None:
         def share(params: Mapping[str, Value]) -> Resources:

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 from ensemble_tune.errors import OutOfMemoryError, TrainingError
@@ -11,6 +13,15 @@ class _Torch:
     class OutOfMemoryError(RuntimeError): ...
 
 
+def _opencv_s() -> Exception:
+    """What OpenCV raises where an image does not fit the memory: here one of 2**46 bytes."""
+    try:
+        cv2.resize(np.zeros((1, 1), np.uint8), (2**23, 2**23))
+    except cv2.error as error:
+        return error
+    raise AssertionError("it fitted")
+
+
 @pytest.mark.parametrize(
     ("error", "whose"),
     [
@@ -18,8 +29,12 @@ class _Torch:
         (_Torch.OutOfMemoryError("CUDA out of memory"), "gpu"),
         (MemoryError(), "machine"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"), "machine"),
+        (RuntimeError("CUDA error: out of memory"), "gpu"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "gpu"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "gpu"),
+        (_opencv_s(), "machine"),
         (TrainingError("the loss is nan"), None),
-        (RuntimeError("CUDA error"), None),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
     ],
 )
 def test_whose_memory_ran_out(error: Exception, whose: str | None) -> None:

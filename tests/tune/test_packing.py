@@ -1,9 +1,11 @@
 import pytest
 from records import trial_record
 
-from ensemble_tune.errors import ConfigError
-from ensemble_tune.tune.packing import Bookings, Placement, Wish
+from ensemble_tune.errors import ConfigError, OutOfMemoryError
+from ensemble_tune.tune.packing import Bookings
+from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import GIB, Machine, Resources
+from ensemble_tune.tune.room import Placement, Wish
 
 SMALL = Machine("small", {"CPU": 8.0, "GPU": 2.0, "memory": 32.0 * GIB}, 16 * GIB)
 LARGE = Machine("large", {"CPU": 8.0, "GPU": 1.0, "memory": 64.0 * GIB}, 80 * GIB)
@@ -44,6 +46,14 @@ def test_as_many_parts_fit_a_card_as_its_memory_holds() -> None:
         booked = bookings(one)
         found = placed(booked, *(wish((16 * GIB // parts) / GIB, f"base-{number:04d}") for number in range(parts + 1)))
         assert [each is not None for each in found] == [True] * parts + [False]
+
+
+def test_parts_of_different_sizes_never_add_up_to_more_than_a_card() -> None:
+    booked = bookings(Machine("one", {"CPU": 99.0, "GPU": 1.0}, 80 * GIB))
+    # Together 1.00007 of the card, and 1 in parts of ten thousand, each cut short.
+    parts = [38, 3, 7, 16, 3, 14, 33]
+    found = [booked.place(wish((80 * GIB // each) / GIB, f"base-{number:04d}")) for number, each in enumerate(parts)]
+    assert sum(each.gpu_bytes or 0 for each in found if each is not None) <= 80 * GIB
 
 
 def test_each_card_is_packed_by_its_own_size_the_smallest_first() -> None:
@@ -167,7 +177,9 @@ def test_memory_of_the_machine_is_doubled_while_there_is_so_much() -> None:
     booked = Bookings(lambda params: Resources(gpus=0, memory=3), [BARE])
     assert booked.raised("a", Placement(share=Resources(gpus=0, memory=3), machine="bare"), on_gpu=False)
     assert booked.wish("a", {}).share.memory == 6
-    assert not booked.raised("a", Placement(share=Resources(gpus=0, memory=6), machine="bare"), on_gpu=False)
+    assert booked.raised("a", Placement(share=Resources(gpus=0, memory=6), machine="bare"), on_gpu=False)
+    assert booked.wish("a", {}).share.memory == 8, "all there is"
+    assert not booked.raised("a", Placement(share=Resources(gpus=0, memory=8), machine="bare"), on_gpu=False)
 
 
 def test_the_next_card_that_empties_is_kept_for_one_that_was_overtaken() -> None:
@@ -207,3 +219,66 @@ def test_machines_come_and_go() -> None:
 def test_where_machines_come_when_they_are_asked_for_ray_chooses() -> None:
     booked = Bookings(lambda params: Resources(), [], grows=True)
     assert placed(booked, wish(400), wish(None, "b", 0.5), wish(None, "c")) == [(None, 1.0), (None, 0.5), (None, 0.0)]
+
+
+def test_what_a_whole_card_held_fits_there_again_without_a_margin() -> None:
+    booked = bookings(SMALL)
+    booked.learn({"estimated": 14.0 * GIB, "measured": 15.5 * GIB})
+    assert placed(booked, booked.wish("a", {"gib": 14})) == [("small", 1.0)]
+
+
+def test_after_one_ran_out_of_a_whole_card_those_like_it_are_out_of_memory_too() -> None:
+    booked = bookings(SMALL)
+    whole = booked.place(booked.wish("a", {"gib": 12}))
+    assert whole is not None and not booked.raised("a", whole, on_gpu=True)
+    booked.free("a")
+    with pytest.raises(OutOfMemoryError, match=r"one like it ran out of memory with all 16 GiB of the largest; lower"):
+        booked.wish("b", {"gib": 12})
+    assert placed(booked, booked.wish("c", {"gib": 13})) == [("small", 1.0)], "of another estimate nothing is known"
+
+
+def test_there_is_room_while_the_smallest_trial_so_far_has_room() -> None:
+    booked = bookings(SMALL)
+    assert booked.has_room, "before any is known"
+    assert placed(booked, *(booked.wish(trial, {"gib": gib}) for trial, gib in (("a", 6), ("b", 9)))) == [
+        ("small", 0.5),
+        ("small", 1.0),
+    ]
+    assert booked.has_room
+    assert placed(booked, booked.wish("c", {"gib": 5})) == [("small", 0.3333)]
+    assert not booked.has_room, "though a sixth of a card is left"
+    booked.wish("d", {"gib": 2})
+    assert booked.has_room
+
+
+def test_where_the_smallest_trial_fits_nowhere_any_more_others_may() -> None:
+    booked = bookings(SMALL, LARGE)
+    booked.wish("a", {"gib": 30})
+    booked.meet([SMALL])
+    assert booked.has_room
+
+
+@pytest.mark.parametrize(
+    ("figures", "share"),
+    [
+        ({"ran_out": 0.25, "share": 0.25, "given": 4.0 * GIB}, 0.3333),
+        ({"ran_out": 0.25, "share": 0.3333, "given": float(16 * GIB // 3)}, 0.3333),  # it had gone on already
+        ({"ran_out": 0.0}, 0.25),
+    ],
+)
+def test_one_that_ran_out_in_an_earlier_call_asks_for_more_in_this_one(figures: dict[str, float], share: float) -> None:
+    known = [trial_record(0, status=Status.RUNNING, gpu=figures)]
+    booked = Bookings(lambda params: Resources(gpu_memory=float(params["gib"])), [SMALL], known)
+    assert placed(booked, booked.wish("base-0000", {"gib": 4}), booked.wish("base-0001", {"gib": 4})) == [
+        ("small", share),
+        ("small", 0.25),
+    ]
+    assert booked.recalled == ({"base-0000"} if share > 0.3 else set())
+
+
+def test_where_machines_come_a_worker_is_taken_over_by_a_trial_of_its_own_share_alone() -> None:
+    booked = Bookings(lambda params: Resources(gpus=0.25), [], grows=True)
+    ended = booked.place(booked.wish("a", {}))
+    assert ended is not None and booked.raised("a", ended, on_gpu=True)
+    assert booked.place(booked.wish("a", {}), ended) is None
+    assert booked.place(booked.wish("b", {}), ended) == ended

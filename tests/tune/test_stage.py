@@ -9,9 +9,10 @@ from typing import Any
 from records import trial_record
 
 from ensemble_tune.tune.conductor import Assignment
-from ensemble_tune.tune.packing import Bookings, Placement
+from ensemble_tune.tune.packing import Bookings
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import GIB, Machine, Resources
+from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.stage import Stage
 
 CARD = Machine("card", {"CPU": 16.0, "GPU": 1.0}, 16 * GIB)
@@ -187,3 +188,20 @@ def test_cards_of_two_sizes_are_kept_full() -> None:
         taken, counted = taken + passed * held, counted + passed
         end(made, trial)
     assert taken / counted / (112 * GIB) >= 0.9
+
+
+def test_after_one_that_a_whole_card_could_not_hold_those_like_it_are_infeasible_without_a_try() -> None:
+    made, told = stage(12, 12, 3)
+    assert start(made) == [12]
+    handed = made.live.pop("base-0000")
+    made.free(handed)
+    made.ran_out(handed, "too much", on_gpu=True)
+    assert start(made) == [3]
+    status, error = told.ends["base-0001"]
+    assert status is Status.OUT_OF_MEMORY and "one like it ran out of memory with all 16 GiB" in (error or "")
+
+
+def test_no_more_trials_are_proposed_than_may_have_room() -> None:
+    made, told = stage(5, 8, *[8] * 40)
+    assert start(made) == [5, 8]
+    assert len(told.waiting) == 40 and not made.window, "a sixth of the card is left, and none was that small"

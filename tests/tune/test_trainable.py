@@ -11,9 +11,9 @@ from records import trial_record
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.decisions import Goal
-from ensemble_tune.tune.packing import Placement
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.trainable import REPORT, RayTrial, Report
 from ensemble_tune.tune.trial_folder import TrialFolder, rows_of
 
