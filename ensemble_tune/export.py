@@ -12,7 +12,7 @@ from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.fused import fused_members, fusion_params, member_epochs, simple_scores
 from ensemble_tune.settings import METRIC
-from ensemble_tune.storage import Location, location, make_folder, names_in
+from ensemble_tune.storage import Location, location, make_folder, names_in, reason_of
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.pareto import pick
 from ensemble_tune.tune.record import Objective, Status, TrialRecord, rank
@@ -56,7 +56,14 @@ def export_best(
     else:
         best = named.get(rule) or pick(ended, objectives, rule)
     bases = {record.trial: record for record in records if record.stage == "base"}
-    manifest = _manifest(best, ranked, bases, comparison, data)
+    try:
+        manifest = _manifest(best, ranked, bases, comparison, data)
+        EnsembleManifest.from_document(manifest.to_document())  # nothing is written that nobody could read
+    except (ConfigError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"an export needs whole settings of {best.trial} and its members, but {out / LEDGER / 'trials'} has others "
+            f"({reason_of(error)}); restore the ledger, or export with the version that searched"
+        ) from error
     manifest.save(out / EXPORTS / f"{manifest.origin[META_TRIAL]}.toml")
     manifest.save(to)
     return manifest
