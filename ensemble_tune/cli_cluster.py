@@ -41,7 +41,9 @@ def watch(
     from ensemble_tune.cluster.notice import source
     from ensemble_tune.cluster.watch import watch as wait
 
-    err_console.print(wait(source(notice)), soft_wrap=True)
+    told = source(notice)
+    err_console.print(f"watching {notice} for the notice that this machine is taken away", soft_wrap=True)
+    err_console.print(wait(told), soft_wrap=True)
 
 
 def _print_fleet(fleet: Fleet) -> None:

@@ -29,6 +29,7 @@ from ensemble_tune.errors import RunError
 from ensemble_tune.storage import Location, read_json, write_text
 from ensemble_tune.trial import Params
 from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.waits import tracked
 
 COMPARISONS = "comparisons"
 NO_GAIN = "no measurable gain"
@@ -161,7 +162,7 @@ def compare(
     first = pooled[0]
     weights = with_all(draw_frames(first.sequences, seed=seed))
     crossfit = [evidence.sorted_as(first.names) for evidence in pooled]
-    ious = [resampled_ious(evidence, weights) for evidence in crossfit]
+    ious = [resampled_ious(evidence, weights) for evidence in tracked(crossfit, "comparing fusions", len(crossfit))]
     small = [first.classes.index(name) for name in first.small]
     of_all, of_small = ([mean_of_numbers(own[:, columns]) for own in ious] for columns in (slice(None), small))
     fusions = [

@@ -19,7 +19,6 @@ from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.trained_before import trained_before
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord, rank
-from ensemble_tune.waits import waiting
 
 STAGE = "compare"
 _SIMPLICITY = ("best single", *get_args(MetaKind))
@@ -98,10 +97,7 @@ def compare_fusions(
         )
         for record in finalists
     ]
-    with waiting("comparing fusions"):
-        found = compare(
-            candidates, members=_told(settings, members), disagreement=members.disagreement, seed=settings.seed
-        )
+    found = compare(candidates, members=_told(settings, members), disagreement=members.disagreement, seed=settings.seed)
     found.save(settings.out, finalists[0].params)
     return found
 

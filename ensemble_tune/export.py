@@ -13,7 +13,7 @@ from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.errors import ConfigError, RunError, quoted
 from ensemble_tune.fused import COSTS, fused_members, fusion_params, member_epochs, member_scores, simple_scores
 from ensemble_tune.settings import METRIC
-from ensemble_tune.storage import Location, location, make_folder, names_in
+from ensemble_tune.storage import Location, location, make_folder, names_in, reason_of
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.pareto import pick
 from ensemble_tune.tune.record import Objective, Status, TrialRecord, rank
@@ -58,7 +58,14 @@ def export_best(
         best = ranked[0] if comparison is None else named[comparison.chosen.trial]
     else:
         best = named.get(rule) or pick(ended, objectives, rule)
-    manifest = _manifest(best, ranked, records, comparison, data)
+    try:
+        manifest = _manifest(best, ranked, records, comparison, data)
+        EnsembleManifest.from_document(manifest.to_document())  # nothing is written that nobody could read
+    except (ConfigError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"an export needs whole settings of {best.trial} and its members, but {out / LEDGER / 'trials'} has others "
+            f"({reason_of(error)}); restore the ledger, or export with the version that searched"
+        ) from error
     manifest.save(out / EXPORTS / f"{manifest.origin[META_TRIAL]}.toml")
     manifest.save(to)
     return manifest

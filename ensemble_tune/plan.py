@@ -127,9 +127,15 @@ def plan(
                 points = recorded.draw(trials, random.Random(f"{seed}/{repeat}"))
                 goal = Goal(stage=stage, metric=recorded.metric, mode=recorded.mode, keep=1)
                 decisions = Decisions(goal, sampler=NoSampler(), scheduler=scheduler, points=points)
-                done.append(
-                    simulate(decisions, recorded.curve, slots=count, start=recorded.start, between=recorded.set_up)
-                )
+                try:
+                    done.append(
+                        simulate(decisions, recorded.curve, slots=count, start=recorded.start, between=recorded.set_up)
+                    )
+                except OverflowError:
+                    raise RunError(
+                        f"{trials} trials like those in {run} would take longer than any calendar; plan fewer, or "
+                        "restore the ledger if its epochs were not so long"
+                    ) from None
             rows.append(_row(count, name, done, recorded, price))
     return PlanResult(
         stage=stage,
@@ -200,6 +206,11 @@ class _Recorded:
         rows: dict[str, list[EpochRecord]] = {trial: [] for trial in records}
         for row in Ledger(run / LEDGER).epochs(stage):
             rows.get(row.trial, []).append(row)
+            if not all(0 <= seconds < math.inf for seconds in row.seconds.values()):
+                raise RunError(
+                    f"an epoch takes a number of seconds from 0, but {run / LEDGER} has another one of {row.trial}, "
+                    f"epoch {row.epoch}; restore the ledger"
+                )
         finished = [
             r for r in records.values() if r.status is Status.FINISHED and r.score is not None and rows[r.trial]
         ]
@@ -208,7 +219,7 @@ class _Recorded:
                 f"a plan needs a finished trial to learn from, but stage {stage} of {run} has none; "
                 "let the search go on until one has finished"
             )
-        metric = metric_of(finished)
+        metric = metric_of(finished, run / LEDGER / "trials")
         curves = {trial: [row.scores.get(metric, math.nan) for row in own] for trial, own in rows.items()}
         mode = mode_of(finished, curves)
         complete = [_Line(curves[r.trial], [_busy(row) for row in rows[r.trial]]) for r in finished]
@@ -306,7 +317,7 @@ def _slots_a_machine(run: Location, stage: str) -> float:
     """Of the stage's last session that lasted; 1 where none did."""
     for session in reversed(Ledger(run / LEDGER).sessions(stage)):
         hours = ((session.ended or session.updated) - session.started).total_seconds() / 3600
-        if hours > 0 and session.node_hours > 0:
+        if hours > 0 and 0 < session.node_hours < math.inf:
             return max(1.0, session.slots / max(1, round(session.node_hours / hours)))
     return 1.0
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ensemble_tune.documents import Document, parse_json
 from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.waits import tracked
 
 COMPLETE = "complete.json"
 """The last object of a folder in a store."""
@@ -98,7 +99,7 @@ def download_all(folder: ObjectPath, sizes: Mapping[str, int], to: Path) -> None
 
     to.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_TRANSFERS) as pool:
-        for _ in pool.map(download, sizes):
+        for _ in tracked(pool.map(download, sizes), f"fetching {to.name}", len(sizes)):
             pass
 
 

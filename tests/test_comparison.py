@@ -3,6 +3,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compared import candidate
@@ -129,6 +130,35 @@ def test_no_comparison_is_none_and_a_damaged_one_is_named(tmp_path: Path) -> Non
     path.write_text('{"format": 99}')
     with pytest.raises(RunError, match="of another version"):
         Comparison.load(tmp_path, MEMBERS)
+
+
+def _changed(found: dict[str, Any], change: str) -> None:
+    first, last = found["fusions"][0], found["fusions"][-1]
+    if change == "order":
+        last["gains"].reverse()
+    elif change == "one less":
+        last["gains"].pop()
+    elif change == "one twice":
+        last["gains"].append(last["gains"][0])
+    elif change == "over itself":
+        first["gains"] = last["gains"][:1]
+    else:
+        found["fusions"] = []
+
+
+@pytest.mark.parametrize("change", ["order", "one less", "one twice", "over itself", "nothing"])
+def test_gains_over_others_than_every_simpler_one_are_refused(tmp_path: Path, change: str) -> None:
+    """Whoever reads them takes them in this order."""
+    compare([candidate(name, 0.7, seed) for seed, name in enumerate(("best single", "mean", "linear"))]).save(
+        tmp_path, MEMBERS
+    )
+    (path,) = (tmp_path / "comparisons").iterdir()
+    found = json.loads(path.read_text())
+    _changed(found, change)
+    path.write_text(json.dumps(found))
+    with pytest.raises(RunError, match=r"json is damaged; remove it") as error:
+        Comparison.load(tmp_path, MEMBERS)
+    assert "must be compared with every simpler one" in str(error.value.__cause__)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, EnsembleTuneError, RunError
 from ensemble_tune.export import export_best, exported_trials
 from ensemble_tune.strategy import Strategy
-from ensemble_tune.trial import Params
+from ensemble_tune.trial import Params, Value
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 
 
@@ -40,6 +40,27 @@ def test_the_split_that_chose_it_is_exported(tmp_path: Path) -> None:
     export_best(run, tmp_path / "best.toml")
     manifest = EnsembleManifest.load(tmp_path / "best.toml")
     assert (manifest.split, manifest.data_digest) == ("blocks", "c0ffee-blocks")
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"dropout": 1}, "no setting is called 'dropout'"),
+        ({"width": 12}, "width must be a positive multiple of 8, but got 12"),
+        ({"folds": "many"}, "invalid literal for int"),
+        ({"stacking": "sideways"}, "sideways"),
+        ({"members": "base-0001,base-0009"}, "base-0009"),
+        ({"bases": "1+7"}, "list index out of range"),
+        ({"member_epochs": "9,9"}, r"stop_epoch must be within 1 and epochs \(4\), but got 9"),
+    ],
+)
+def test_a_ledger_of_other_settings_than_an_ensemble_has_is_refused(
+    tmp_path: Path, params: dict[str, Value], said: str
+) -> None:
+    run = write_run(tmp_path / "run", base(0, 0.4), base(1, 0.5), meta(0, 0.6, "plain", **params))
+    with pytest.raises(RunError, match=rf"of meta-0000 and its members, but .*ledger/trials has.*{said}.*; restore"):
+        export_best(run, tmp_path / "best.toml")
+    assert not (tmp_path / "best.toml").exists()
 
 
 def test_the_figures_that_chose_it_stand_beside_it(tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from written_run import base, write_run
 
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.plan import PlanRow, Spread, _Recorded, plan, plan_table
+from ensemble_tune.report.run_view import RunView
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Mode, Status, TrialRecord, best_epoch, trial_name
 from ensemble_tune.tune.session import SessionRecord
@@ -19,6 +22,17 @@ from ensemble_tune.tune.session import SessionRecord
 BEGIN = datetime(2026, 1, 2, tzinfo=UTC)
 HOUR = 3600.0
 STOPPED, FAILED = Status.STOPPED, Status.FAILED
+SESSION = SessionRecord(
+    stage="base",
+    session=1,
+    started=BEGIN,
+    updated=BEGIN,
+    ended=BEGIN + timedelta(hours=2),
+    slots=8,
+    node_hours=4.0,
+    host="host",
+    pid=1,
+)
 
 
 def write(
@@ -101,18 +115,7 @@ def test_a_worker_s_start_and_every_trial_s_set_up_take_their_time(tmp_path: Pat
 
 
 def test_a_machine_has_as_many_slots_as_in_the_run_and_is_paid_for_whole(tmp_path: Path) -> None:
-    session = SessionRecord(
-        stage="base",
-        session=1,
-        started=BEGIN,
-        updated=BEGIN,
-        ended=BEGIN + timedelta(hours=2),
-        slots=8,
-        node_hours=4.0,
-        host="host",
-        pid=1,
-    )
-    run = write(tmp_path, [0.1], [0.2], session=session)
+    run = write(tmp_path, [0.1], [0.2], session=SESSION)
     result = plan(run, slots=[4, 5], schedulers=["none"], trials=20, price=3.0)
     assert [row.cost for row in result.rows] == [exactly(5 * 3.0), exactly(4 * 2 * 3.0)]
     assert result.slots_a_machine == 4
@@ -207,6 +210,31 @@ class TestRefused:
     def test_an_unknown_scheduler(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"no scheduler is called 'ashapromote'; did you mean 'asha-promote'\?"):
             plan(write(tmp_path, [0.1]), schedulers=["ashapromote"])
+
+    @pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
+    @pytest.mark.parametrize("name", ["train", "start", "set_up"])
+    def test_an_epoch_that_took_no_number_of_seconds(self, tmp_path: Path, name: str, seconds: float) -> None:
+        run = write(tmp_path, [0.1, 0.2], first={name: seconds})
+        with pytest.raises(RunError, match=r"a number of seconds from 0, but .*ledger has another one of base-0000, e"):
+            plan(run)
+
+    def test_trials_that_no_calendar_holds(self, tmp_path: Path) -> None:
+        run = write(tmp_path, [0.1, 0.2], first={"train": 1e12})
+        with pytest.raises(
+            RunError, match=r"9 trials like those in .* would take longer than any calendar; plan fewer"
+        ):
+            plan(run, trials=9)
+
+    def test_scores_of_which_none_was_gone_after(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path, replace(base(0, 0.4), score=0.3), replace(base(1, 0.5), score=0.2))
+        for read in (plan, RunView.of):
+            with pytest.raises(RunError, match=r"every base trial's score must be one .*ledger/trials none is; restor"):
+                read(run)  # type: ignore[operator]
+
+    def test_machines_that_took_no_time_or_all_of_it_count_as_one(self, tmp_path: Path) -> None:
+        for hours in (math.nan, math.inf):
+            run = write(tmp_path / str(hours), [0.1], session=replace(SESSION, node_hours=hours))
+            assert plan(run, trials=2).slots_a_machine == 1
 
     def test_a_price_of_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="--price must be above 0, but got 0; leave it out"):

@@ -23,7 +23,10 @@ from ensemble_tune.storage import (
     remove_partial,
     whole_folders,
 )
-from ensemble_tune.store_folder import COMPLETE, put_folder
+from ensemble_tune.store_folder import COMPLETE, download_all, parse_contents, put_folder
+
+LEADING_OUT = ["../x", "a/../../x", "..", "/x", "a\0", ""]
+"""Names that someone else may have given a file in a store."""
 
 
 @pytest.fixture
@@ -170,3 +173,47 @@ def test_a_store_that_fails_for_long_is_told_in_one_line(bucket: ObjectPath, pro
         read(bucket / "folder")
     proxy.mend()
     assert read(bucket / "folder") == {"a": "a", "deep/both": "a"}, "what was there is there"
+
+
+@pytest.mark.parametrize("name", LEADING_OUT)
+def test_a_folder_that_names_a_file_outside_of_itself_is_not_fetched(
+    bucket: ObjectPath, hurried: None, name: str
+) -> None:
+    folder = bucket / "folder"
+    write(folder, "a")
+    contents = json.loads((folder / COMPLETE).read_text())
+    contents["files"][name] = 1
+    with pytest.raises(ValueError, match=r" is no file in a folder$"):
+        parse_contents(json.dumps(contents))
+    (folder / COMPLETE).write_bytes(json.dumps(contents).encode())
+    with pytest.raises(StorageError, match=r"complete\.json is damaged: .* is no file in a folder\); mend the storage"):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", LEADING_OUT)
+def test_no_object_is_copied_out_of_the_folder_it_is_fetched_to(bucket: ObjectPath, tmp_path: Path, name: str) -> None:
+    """What a store lists may have any name; refused before the first byte is copied."""
+    (bucket / "folder" / "a").write_bytes(b"1")
+    (bucket / "x").write_bytes(b"1")
+    with pytest.raises(OSError, match=r"folder holds .*, which is no name of a file$"):
+        download_all(bucket / "folder", {"a": 1, name: 1}, tmp_path / "to" / "here")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Expecting value"),
+        ("[]", "it must be a table, but is"),
+        ("{}", "files is missing"),
+        ('{"files": ["a"]}', "files must be a table, but is"),
+        ('{"files": {"a": -1}}', "files.a must be a whole number of at least 0, but is -1"),
+        ('{"files": {"a": true}}', "files.a must be a whole number of at least 0, but is True"),
+        ('{"files": {"a": 1e3}}', "files.a must be a whole number of at least 0, but is 1000.0"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_contents_that_are_no_list_of_files_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_contents(text)
+    assert said in str(error.value)

@@ -46,7 +46,9 @@ def _checked(file: BinaryIO, size: int, dtype: np.dtype[Any], shape: tuple[int |
     fits = len(found) == len(shape) and all(want in (None, has) for want, has in zip(shape, found, strict=True))
     if own != dtype or by_columns or not fits:
         wanted = ", ".join("any" if side is None else str(side) for side in shape)
-        raise ValueError(f"it must be {dtype} of ({wanted}), but is {own} of {found}")
+        raise ValueError(
+            f"it must be {dtype} of ({wanted}), but is {own} of {found}{' by columns' if by_columns else ''}"
+        )
     if size - file.tell() != math.prod(found) * dtype.itemsize:
         raise ValueError("it is truncated, or has something behind its end")
     return found

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ensemble_tune.ensemble.image_file import Deep, Pixels
 from ensemble_tune.ensemble.tiles import Tiles, starts
+from ensemble_tune.waits import waiting
 
 
 def tiled_labels(logits_of: Callable[[Deep], Tensor], image: Deep, tiles: Tiles) -> Pixels:
@@ -28,18 +29,20 @@ def tiled_labels(logits_of: Callable[[Deep], Tensor], image: Deep, tiles: Tiles)
     weights = torch.outer(_ramp(height, tiles.overlap), _ramp(width, tiles.overlap))
     found = np.empty(image.shape[:2], np.uint8)
     band: Tensor | None = None
-    for top, following in zip(rows, [*rows[1:], image.shape[0]], strict=True):
-        for left in columns:
-            probabilities = logits_of(image[top : top + height, left : left + width]).softmax(0).cpu()
-            if band is None:
-                band = torch.zeros(probabilities.shape[0], height, image.shape[1])
-            band[:, :, left : left + width] += probabilities * weights
-        assert band is not None  # there is a column at least
-        done = following - top
-        found[top:following] = _labels(band[:, :done])
-        rest = torch.zeros_like(band)
-        rest[:, : height - done] = band[:, done:]
-        band = rest
+    with waiting("tiles of the image", len(rows) * len(columns)) as wait:
+        for top, following in zip(rows, [*rows[1:], image.shape[0]], strict=True):
+            for left in columns:
+                probabilities = logits_of(image[top : top + height, left : left + width]).softmax(0).cpu()
+                if band is None:
+                    band = torch.zeros(probabilities.shape[0], height, image.shape[1])
+                band[:, :, left : left + width] += probabilities * weights
+                wait.done += 1
+            assert band is not None  # there is a column at least
+            done = following - top
+            found[top:following] = _labels(band[:, :done])
+            rest = torch.zeros_like(band)
+            rest[:, : height - done] = band[:, done:]
+            band = rest
     return found
 
 

@@ -15,7 +15,6 @@ from ensemble_tune.errors import DataError
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.storage import retried
 from ensemble_tune.store_folder import download_all, fetch_folder, folder_contents
-from ensemble_tune.waits import waiting
 
 
 def fetched_predictions(folder: ObjectPath, cache: Path, limit: int) -> Path:
@@ -73,8 +72,7 @@ def _kept(
         return folder / name
 
     def build(aside: Path) -> None:
-        with waiting(f"fetching {name}"):
-            fetch(aside / name)
+        fetch(aside / name)
 
     return cache.get(entry, stamp, need=sum(sizes.values()), beside=(), build=build, read=check)
 

@@ -20,6 +20,7 @@ from ensemble_tune.ensemble.predictions import quantise
 from ensemble_tune.ensemble.training_state import WEIGHTS_FILE, load_weights
 from ensemble_tune.errors import ConfigError, RunError, quoted
 from ensemble_tune.storage import Location, atomic_folder, copy_file
+from ensemble_tune.waits import tracked
 
 
 class TrainedEnsemble(nn.Module):
@@ -68,7 +69,7 @@ class TrainedEnsemble(nn.Module):
             )
         classes = len(manifest.classes)
         members = []
-        for place, base in enumerate(manifest.bases, start=1):
+        for place, base in enumerate(tracked(manifest.bases, "loading the ensemble", len(manifest.bases)), start=1):
             models = []
             for fold in models_of(manifest):
                 try:

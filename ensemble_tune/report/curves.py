@@ -37,7 +37,7 @@ def curves_plot(stage: StageView) -> Plot | None:
         if own:
             _add_lines(figure, [(trial.trial, curves[trial.trial]) for trial in own], name, line)
             _add_ends(figure, [(trial.trial, curves[trial.trial][-1]) for trial in own], name, line, symbol)
-    if best is not None:
+    if best is not None and curves[best.trial]:
         name, line = f"best: {best.trial}", {"color": ORANGE, "width": 3}
         _add_lines(figure, [(best.trial, curves[best.trial])], name, line)
         _add_ends(figure, [(best.trial, curves[best.trial][-1])], name, line, _STYLES[best.status][2])

@@ -38,11 +38,13 @@ class StageView:
     mode: Mode
 
     @classmethod
-    def of(cls, name: str, trials: Sequence[TrialRecord], rows: Mapping[str, Sequence[EpochRecord]]) -> StageView:
-        """trials: the stage's. rows: the epochs of these and others, by trial. Raises RunError."""
+    def of(
+        cls, name: str, trials: Sequence[TrialRecord], rows: Mapping[str, Sequence[EpochRecord]], ledger: Location
+    ) -> StageView:
+        """trials: the stage's, in a ledger. rows: the epochs of these and others, by trial. Raises RunError."""
         own = {trial.trial: tuple(rows.get(trial.trial, ())) for trial in trials}
         scored = [trial for trial in trials if trial.score is not None]
-        metric = metric_of(scored) if scored else None
+        metric = metric_of(scored, ledger) if scored else None
         mode: Mode = "max"
         if metric is not None and name not in TITLES:
             curves = {trial: [row.scores.get(metric, math.nan) for row in each] for trial, each in own.items()}
@@ -114,7 +116,9 @@ class RunView:
         return cls(
             place=run,
             read=datetime.now(UTC),
-            stages=tuple(StageView.of(name, own, rows) for name, own in by_stage.items() if own),
+            stages=tuple(
+                StageView.of(name, own, rows, run / LEDGER / "trials") for name, own in by_stage.items() if own
+            ),
             sessions=tuple(session for place in places for session in Ledger(place / LEDGER).sessions()),
             comparison=current_comparison(run, fusions),
             final=trained,
@@ -161,10 +165,10 @@ class RunView:
         """What a compared fusion made of every training frame; None where that is not there any more."""
         meta = self.stage("meta")
         record = next((r for r in meta.trials if r.trial == fusion.trial), None) if meta is not None else None
-        blocks = range(1, int(record.params.get("folds", 0)) + 1) if record is not None else range(0)
         try:
+            blocks = range(1, int(record.params.get("folds", 0)) + 1) if record is not None else range(0)
             parts = [Evidence.open(self.place / EVIDENCE / evidence_name(fusion.trial, block)) for block in blocks]
             whole = parts[0].join(*parts[1:])
-        except (RunError, IndexError, ValueError):
+        except (RunError, IndexError, ValueError, OverflowError):
             return None
         return whole if math.isclose(measured(whole).miou, fusion.crossfit.miou, abs_tol=1e-9) else None

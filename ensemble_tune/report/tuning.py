@@ -24,6 +24,8 @@ _SLICES = 6
 _BEST_SHARE, _FEWEST_BEST = 0.1, 4
 """Importance is that for being among the best tenth, or among the best four."""
 _DECADE = 10.0
+_LARGEST = 2.0**53
+"""Beyond it a whole number is not what its float is."""
 _NAME = "trial"
 _SCALE = [[0.0, GREY], [0.6, BLUE], [1.0, ORANGE]]
 
@@ -174,6 +176,8 @@ def _distribution(values: Sequence[Any]) -> BaseDistribution | None:
     """What such values may have been drawn from; None where there is one value alone."""
     if len(set(map(repr, values))) < 2:
         return None
+    if any(isinstance(value, int | float) and not abs(value) <= _LARGEST for value in values):
+        return None  # Optuna's axes have no place for it
     if any(isinstance(value, bool | str) for value in values):
         return CategoricalDistribution(sorted(set(values), key=repr))
     low, high = min(values), max(values)

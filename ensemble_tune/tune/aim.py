@@ -6,18 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.storage import Location
 from ensemble_tune.tune.record import Mode, Objective, TrialRecord
 from ensemble_tune.tune.session import SessionRecord
 
 
-def metric_of(scored: Sequence[TrialRecord]) -> str:
+def metric_of(scored: Sequence[TrialRecord], ledger: Location) -> str:
     """Which of its scores a search went after: the one that is every trial's `score`.
 
-    scored: at least one trial, each with a score. Raises RunError where none is.
+    scored: at least one trial, each with a score. ledger: where they are from, for the error. Raises RunError where
+    none is.
     """
     names = [name for name in scored[0].scores if all(r.scores.get(name) == r.score for r in scored)]
     if not names:
-        raise RunError("every trial's score must be one of its scores, but none is; the ledger is damaged")
+        raise RunError(
+            f"every {scored[0].stage} trial's score must be one of its scores, but in {ledger} none is; "
+            "restore the ledger"
+        )
     return names[0]
 
 

@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ensemble_tune.documents import Document, parse_json
 from ensemble_tune.errors import RunError
 from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.waits import Wait, waiting
 
 BEAT_SECONDS = 10.0
 """How often an owner says that it lives."""
@@ -176,23 +178,33 @@ class Lease:
         Of two that would like to write, the one whose token comes later steps back.
         """
         seen: dict[str, tuple[Claim, float]] = {}
-        while others := self._others():
-            for token, rival in others.items():
-                if token not in seen and rival.silent < DEAD_SECONDS and not _died_here(rival.claim):
-                    _log.warning(
-                        "%s writes to %s, or did: waiting for a sign of life", rival.claim.owner, self._folder.parent
-                    )
-                claim, since = seen.setdefault(token, (rival.claim, _now()))
-                watched = _now() - since >= _WATCHED_BEATS * BEAT_SECONDS
-                if claim != rival.claim:
-                    if rival.claim.owns or token < self._token:
-                        return rival
-                    seen[token] = (rival.claim, _now())
-                elif _died_here(claim) or (watched and rival.silent >= DEAD_SECONDS):
-                    _log.warning("%s is taken over from %s, which is dead", self._folder.parent, claim.owner)
-                    self._dead.add(token)
-                    (self._writers / f"{token}.json").unlink(missing_ok=True)
-            time.sleep(min(1.0, BEAT_SECONDS / 4))
+        with ExitStack() as shown:
+            wait: Wait | None = None
+            while others := self._others():
+                for token, rival in others.items():
+                    if token not in seen and rival.silent < DEAD_SECONDS and not _died_here(rival.claim):
+                        _log.warning(
+                            "%s writes to %s, or did: waiting for a sign of life",
+                            rival.claim.owner,
+                            self._folder.parent,
+                        )
+                        if wait is None:
+                            what = f"waiting for a sign of life of {rival.claim.owner}"
+                            wait = shown.enter_context(waiting(what, math.ceil(DEAD_SECONDS)))
+                    claim, since = seen.setdefault(token, (rival.claim, _now()))
+                    watched = _now() - since >= _WATCHED_BEATS * BEAT_SECONDS
+                    if claim != rival.claim:
+                        if rival.claim.owns or token < self._token:
+                            return rival
+                        seen[token] = (rival.claim, _now())
+                    elif _died_here(claim) or (watched and rival.silent >= DEAD_SECONDS):
+                        _log.warning("%s is taken over from %s, which is dead", self._folder.parent, claim.owner)
+                        self._dead.add(token)
+                        (self._writers / f"{token}.json").unlink(missing_ok=True)
+                if wait is not None:
+                    longest = min(DEAD_SECONDS, max(rival.silent for rival in others.values()))
+                    wait.done = max(wait.done, int(longest))
+                time.sleep(min(1.0, BEAT_SECONDS / 4))
         return None
 
     def _others(self) -> dict[str, _Rival]:

@@ -29,6 +29,7 @@ from ensemble_tune.tune.stage import Stage
 from ensemble_tune.tune.trainable import RayTrial
 from ensemble_tune.tune.tune_hooks import End, Events, Proposals
 from ensemble_tune.tune.tune_workers import TuneWorkers
+from ensemble_tune.waits import waiting
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,10 @@ class RayRunner:
             self._end.interrupt()
         self._proposals.close()
         if self._thread is not None:
-            self._thread.join(timeout=_END_SECONDS)
+            with waiting("ending Ray's workers", _END_SECONDS) as wait:
+                while self._thread.is_alive() and wait.done < _END_SECONDS:
+                    self._thread.join(timeout=1)
+                    wait.done += 1
 
     def _tune(self) -> None:
         # Each waiting trial asks Ray for its place, so one more than fits is proposed before a place is free: that is

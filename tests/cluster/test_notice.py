@@ -1,5 +1,7 @@
 """A machine that will be taken away is told from one that is not, as each cloud tells it."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,3 +81,12 @@ def test_a_file_is_a_notice_once_it_is_there(tmp_path: Path) -> None:
 def test_no_source_is_refused() -> None:
     with pytest.raises(ConfigError, match="aws, gcp or the path"):
         source(" ")
+
+
+def test_whoever_watches_says_what_for_before_anything_happens(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ensemble_tune", "cluster", "watch", "--notice", str(tmp_path / "leave")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        process.kill()
+    assert told == f"watching {tmp_path / 'leave'} for the notice that this machine is taken away\n"

@@ -90,6 +90,29 @@ def test_a_file_with_code_or_without_names_is_refused(tmp_path: Path, content: o
         load_encoder_weights(_encoder(), "mobilenet_v2", tmp_path / "weights.pt")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state | {"features.0.0.weight": torch.ones(32, 3, 3, 3).to_sparse()},
+        lambda state: (
+            state | {"features.0.0.weight": torch.quantize_per_tensor(torch.ones(32, 3, 3, 3), 0.1, 0, torch.qint8)}
+        ),
+        lambda state: state | {3: torch.ones(1)},
+        lambda state: state | {b"x": torch.ones(1)},
+        lambda state: state | {"x": [torch.ones(1)]},
+        lambda state: {},
+    ],
+    ids=["sparse", "quantised", "number", "bytes", "list", "nothing"],
+)
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # which a foreign file may have used all the same
+def test_what_cannot_be_copied_into_a_network_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[object, object]]
+) -> None:
+    torch.save(change(_encoder().state_dict()), tmp_path / "weights.pt")
+    with pytest.raises(ConfigError, match=r"weights\.pt' must hold tensors by name; give a \.safetensors file"):
+        load_encoder_weights(_encoder(), "mobilenet_v2", tmp_path / "weights.pt")
+
+
 def test_published_names_are_told_from_files(tmp_path: Path) -> None:
     assert is_hub_name("resnet18", "imagenet")
     assert is_hub_name("resnet18", "ssl")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,39 @@ def test_damaged_evidence_is_named(tmp_path: Path, name: str, damage: bytes) -> 
     (tmp_path / "saved" / name).write_bytes(damage)
     with pytest.raises(RunError, match=f"evidence in {tmp_path / 'saved'} is (damaged|of something else); remove"):
         Evidence.open(tmp_path / "saved", "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sequences": ["a", "a", "a"]}, "its lists do not fit each other"),
+        ({"small": ["crane"]}, "its lists do not fit each other"),
+        ({"names": ["a1"]}, "its lists do not fit each other"),
+        ({"names": ["a1"], "sequences": ["a"]}, "it must be int64 of (1, 3, 3), but is int64 of (2, 3, 3)"),
+        ({"classes": ["sky", "pole"]}, "it must be int64 of (2, 2, 2), but is int64 of (2, 3, 3)"),
+        ({"of": None}, "of must hold text, but has None"),
+        ({"names": "ab"}, "names must be a list, but is 'ab'"),
+    ],
+)
+def test_lists_that_do_not_fit_each_other_or_the_counts_are_refused(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    evidence("a1", "a2").save(tmp_path / "saved")
+    path = tmp_path / "saved" / "frames.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunError, match=r"saved is damaged; remove the folder to measure it again$") as error:
+        Evidence.open(tmp_path / "saved")
+    assert said in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("name", ["confusions.npy", "calibration.npy"])
+def test_something_behind_an_array_is_refused(tmp_path: Path, name: str) -> None:
+    evidence("a1", "a2").save(tmp_path / "saved")
+    with (tmp_path / "saved" / name).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(RunError, match=r"saved is damaged") as error:
+        Evidence.open(tmp_path / "saved")
+    assert "something behind its end" in str(error.value.__cause__)
 
 
 def test_code_in_an_array_is_not_run(tmp_path: Path) -> None:

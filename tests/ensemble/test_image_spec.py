@@ -33,6 +33,10 @@ def test_what_is_no_picture_has_to_be_measured() -> None:
         ({"mean": [1, 2, 3]}, "images needs both mean and std"),
         ({"mean": [1, 2], "std": [1, 2, 3]}, "images.mean must be a list of 3 numbers, one a channel"),
         ({"mean": [1, 2, "3"], "std": [1, 2, 3]}, "images.mean must be a list of 3 numbers"),
+        ({"mean": [1, 2, float("nan")], "std": [1, 2, 3]}, "images.mean must be a list of 3 numbers"),
+        ({"channels": 1, "mean": [float("nan")], "std": [1]}, "images.mean must be a list of 1 numbers"),
+        ({"channels": 1, "mean": [1], "std": [float("inf")]}, "images.std must be a list of 1 numbers"),
+        ({"channels": 1, "mean": [True], "std": [1]}, "images.mean must be a list of 1 numbers"),
         ({"mean": [1, 2, 3], "std": [1, 0, 3]}, "images.std must be above 0 in every channel"),
     ],
 )

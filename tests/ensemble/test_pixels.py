@@ -120,6 +120,16 @@ def test_a_tiff_that_holds_no_pixels_of_an_image_is_refused(tmp_path: Path) -> N
         read_pixels(kind(3), path)
 
 
+@pytest.mark.parametrize("side", ["ImageWidth", "ImageLength"])
+def test_a_tiff_without_pixels_is_refused(tmp_path: Path, side: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((HEIGHT, WIDTH), np.uint16), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags[side].overwrite(0)  # type: ignore[union-attr]
+    with pytest.raises(DataError, match=r"a\.tif holds no pixel$"):
+        read_pixels(kind(1, 16), path)
+
+
 @pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.99])
 def test_a_truncated_tiff_is_refused_in_one_line(tmp_path: Path, compression: str | None, share: float) -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,34 @@ def test_damaged_file_is_refused(tmp_path: Path, file: str, damage: str) -> None
         path.write_bytes({"truncated": path.read_bytes()[:-5], "empty": b"", "foreign": b'{"x": [1]}'}[damage])
     with pytest.raises(PredictionsError):
         Predictions.open(tmp_path / "p", STAMP)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"author": "me"}, "author is unknown"),
+        ({"frames": ["a", "b", "c"]}, r"it must be uint8 of \(3, 2, 4, 6\), but is uint8 of \(2, 2, 4, 6\)"),
+        ({"classes": ["road"]}, r"it must be uint8 of \(2, 1, 4, 6\), but is"),
+        ({"size": [4]}, "damaged or not ours"),
+        ({"size": [4, 0]}, "size must be a whole number of at least 1, but is 0"),
+        ({"fold": "1"}, "fold must be a whole number of at least 0, but is '1'"),
+        ({"flip": 0}, "flip must be true or false, but is 0"),
+    ],
+)
+def test_a_stamp_that_is_not_ours_or_does_not_fit_is_refused(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    path = written(tmp_path / "p") / "stamp.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(PredictionsError, match=said):
+        Predictions.open(tmp_path / "p")
+
+
+def test_something_behind_the_predictions_is_refused(tmp_path: Path) -> None:
+    with (written(tmp_path / "p") / "probabilities.npy").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(PredictionsError, match="it is truncated, or has something behind its end"):
+        Predictions.open(tmp_path / "p")
 
 
 def test_array_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ensemble_tune.ensemble.config import BaseConfig
-from ensemble_tune.ensemble.training_state import TrainingState, copy_state, load_weights
+from ensemble_tune.ensemble.training_state import TrainingState, copy_state, holds_training_of, load_weights
 from ensemble_tune.errors import RunError
 from ensemble_tune.trial import Checkpoint
 
@@ -137,6 +140,60 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path, name: str, 
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:20])
     with pytest.raises(RunError, match=f"{name}' is missing or damaged; remove the checkpoint"):
         _state(_model(), AVERAGED).restore(Checkpoint(tmp_path, 1))
+
+
+def _other_moments(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    moments = load_file(folder / "optimiser.safetensors")
+    change(moments)
+    save_file(moments, folder / "optimiser.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda moments: moments.update({"0.weight/exp_avg": torch.zeros(4, 3, 3, 2)}),
+        lambda moments: moments.update({"0.weight/exp_avg_sq": torch.zeros(3)}),
+        lambda moments: moments.update({"0.weight/step": torch.zeros(2)}),
+        lambda moments: moments.update({"0.weight/exp_avg": torch.zeros(4, 3, 3, 3, dtype=torch.int32)}),
+        lambda moments: moments.pop("0.weight/exp_avg"),
+    ],
+    ids=["side", "dimensions", "step", "type", "missing"],
+)
+def test_moments_of_another_shape_are_refused(tmp_path: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    """A fused step would read beyond their end."""
+    state = _state(_model())
+    _step(state, 1)
+    state.save(tmp_path, epoch=1)
+    _other_moments(tmp_path, change)
+    with pytest.raises(RunError, match=r"optimiser\.safetensors' is missing or damaged; remove the checkpoint"):
+        _state(_model()).restore(Checkpoint(tmp_path, 1))
+
+
+@pytest.mark.parametrize("scaler", ["x", [1], {"scale": "big"}, {"scale": 1.0}])
+def test_a_scale_of_other_types_is_refused(tmp_path: Path, scaler: object) -> None:
+    def half() -> TrainingState:
+        state = _state(_model())
+        state.scaler = torch.amp.GradScaler("cpu")
+        return state
+
+    saved = half()
+    saved.save(tmp_path, epoch=1)
+    path = tmp_path / "state.json"
+    text = json.loads(path.read_text())
+    assert set(text["scaler"]) > {"scale"}
+    half().restore(Checkpoint(tmp_path, 1))
+    path.write_text(json.dumps(text | {"scaler": scaler}))
+    with pytest.raises(RunError, match=r"state\.json' is missing or damaged; remove the checkpoint"):
+        half().restore(Checkpoint(tmp_path, 1))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "[" * 100_000])
+def test_a_state_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+    _state(_model()).save(tmp_path, epoch=1)
+    (tmp_path / "state.json").write_text(text)
+    assert not holds_training_of(tmp_path, CONFIG)
+    with pytest.raises(RunError, match=r"state\.json' is missing or damaged; remove the checkpoint"):
+        _state(_model()).restore(Checkpoint(tmp_path, 1))
 
 
 def test_weights_of_another_model_are_refused_in_one_line(tmp_path: Path) -> None:

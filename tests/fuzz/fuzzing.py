@@ -40,6 +40,8 @@ _EVENTS = (
     "socket.connect",
 )
 """What happens where code out of a file is run; Python tells of it whoever does it."""
+_OUR_OWN = ["git", "rev-parse", "HEAD"]
+"""What an export asks of which version it is, whatever it reads."""
 
 
 class _TooLongError(BaseException):
@@ -62,7 +64,7 @@ _watching = False
 
 
 def _hear(event: str, arguments: tuple[object, ...]) -> None:
-    if _watching and event in _EVENTS:
+    if _watching and event in _EVENTS and not (event == "subprocess.Popen" and arguments[1] == _OUR_OWN):
         _events.append(f"{event} {arguments!r:.100}")
 
 

@@ -111,7 +111,7 @@ class Hostile:
 
 
 def mutated(data: bytes, form: str, chance: random.Random, marker: str) -> bytes:
-    """A file's bytes, changed; form: png, npy, safetensors, parquet, json, toml, yaml, or any other for plain bytes."""
+    """A file's bytes, changed; form: png, npy, safetensors, parquet, rows, json, toml, yaml; others are bytes."""
     kind = chance.random()
     if kind < 0.08:
         return foreign(chance, marker)
@@ -417,6 +417,42 @@ def _parquet(data: bytes, chance: random.Random, marker: str) -> bytes:
     return file.getvalue()
 
 
+def _rows(data: bytes, chance: random.Random, marker: str) -> bytes:
+    """Other values in a file that is whole, and no more of another type than any ledger's."""
+    table = pq.read_table(io.BytesIO(data))
+    for _ in range(chance.choice((1, 2, 4, 8))):
+        place, row = chance.randrange(table.num_columns), chance.randrange(len(table))
+        field = table.schema.field(place)
+        values = table.column(place).to_pylist()
+        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_timestamp(plain):
+            years = chance.choice((1970, 1999, 2026, 9998))
+            values[row] = datetime.datetime(years, chance.randrange(1, 13), 1, tzinfo=datetime.UTC)
+        elif chance.random() < 0.3:
+            values[row] = chance.choice(values)
+        else:
+            values[row] = chance.choice([each for each in _ODD if _fits(each, plain)])
+        if values[row] is None and not field.nullable:
+            continue
+        table = table.set_column(place, field, pa.array(values, plain).cast(field.type))
+    if chance.random() < 0.1:
+        table = table.slice(chance.randrange(len(table)))
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    if value is None or isinstance(value, list | dict | datetime.date):
+        return value is None
+    if pa.types.is_string(kind):
+        return isinstance(value, str)
+    if pa.types.is_boolean(kind):
+        return isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return whole or (isinstance(value, float) and pa.types.is_floating(kind))
+
+
 _FORMS: dict[str, Callable[[bytes, random.Random, str], bytes]] = {
     "json": _json,
     "toml": _toml,
@@ -425,4 +461,5 @@ _FORMS: dict[str, Callable[[bytes, random.Random, str], bytes]] = {
     "npy": _npy,
     "safetensors": _safetensors,
     "parquet": _parquet,
+    "rows": _rows,
 }

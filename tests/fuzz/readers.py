@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -26,13 +26,14 @@ from ensemble_tune.cluster.notice import file_notice
 from ensemble_tune.comparison import Candidate, Comparison, compare
 from ensemble_tune.comparison_table import comparison_table
 from ensemble_tune.ensemble.base_model import build_base_model
-from ensemble_tune.ensemble.config import BaseConfig
+from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.data_check import check_data
 from ensemble_tune.ensemble.dataset import open_dataset
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.encoder_weights import load_encoder_weights
-from ensemble_tune.ensemble.evidence import Evidence
+from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
 from ensemble_tune.ensemble.frames import load_frames
+from ensemble_tune.ensemble.fusion import build_fusion
 from ensemble_tune.ensemble.image_file import mask_shape
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.manifest import EnsembleManifest
@@ -40,13 +41,18 @@ from ensemble_tune.ensemble.mask import read_labels
 from ensemble_tune.ensemble.pixels import read_pixels
 from ensemble_tune.ensemble.predictions import Predictions, Stamp, write_predictions
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
-from ensemble_tune.ensemble.training_state import TrainingState, holds_training_of
-from ensemble_tune.errors import ConfigError, PredictionsError
-from ensemble_tune.final_folder import FinalFolder
+from ensemble_tune.ensemble.training_state import TrainingState, holds_training_of, load_weights
+from ensemble_tune.errors import ConfigError, PredictionsError, RunError
+from ensemble_tune.event_files import RunEvents
+from ensemble_tune.export import export_best
+from ensemble_tune.final_folder import FINAL, FinalFolder
 from ensemble_tune.frame import frame
+from ensemble_tune.plan import plan
+from ensemble_tune.report.page import render
+from ensemble_tune.report.run_view import RunView
 from ensemble_tune.results import leaderboard, trial_page
 from ensemble_tune.store_folder import parse_contents
-from ensemble_tune.trial import Checkpoint, EpochResult
+from ensemble_tune.trial import Checkpoint, EpochResult, Value
 from ensemble_tune.tune.given import load_points
 from ensemble_tune.tune.lease import Claim
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -58,6 +64,8 @@ from ensemble_tune.watch import stands
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+_MEMBERS: dict[str, Value] = {"members": "base-0001,base-0000", "member_epochs": "3,3", "folds": 2}
+_FUSIONS = ("mean", "weighted", "plain")
 CONFIG = BaseConfig(size=(32, 32), precision="float32", averaging=0.25)
 
 
@@ -305,6 +313,17 @@ def _make_ensemble(folder: Path) -> Mapping[Path, str]:
     return {folder / "ensemble.toml": "toml", folder / "members/2-fold-1/model.safetensors": "safetensors"}
 
 
+def _fusion() -> nn.Module:
+    return build_fusion(MetaConfig(kind="plain", width=8, depth=1, size=(32, 32)), 2, 2)
+
+
+def _make_fusion(folder: Path) -> Mapping[Path, str]:
+    (folder / "fusion").mkdir()
+    weights = {name: value.contiguous() for name, value in _fusion().state_dict().items()}
+    save_file(weights, folder / "fusion/model.safetensors")
+    return {folder / "fusion/model.safetensors": "safetensors"}
+
+
 # What a run writes.
 
 
@@ -338,22 +357,24 @@ def _write_run(folder: Path) -> None:
             ledger.put_trial(row)
             for epoch in (1, 2):
                 ledger.put_epoch(_row(name, stage, number, epoch))
-        ledger.put_session(
-            SessionRecord(
-                stage=stage,
-                session=1,
-                started=NOW,
-                updated=NOW,
-                slots=2,
-                host="host",
-                pid=1,
-                node_hours=1.0,
-                goal={"metric": "miou", "mode": "max"},
-                limit={"trials": 9.0, "hours": 2.0, "cost": 3.0, "price": 1.0},
-                use={"nodes": 1.0, "gpus": 0.5, "devices": 1.0},
-            )
-        )
+        ledger.put_session(_session(stage))
     ledger.close()
+
+
+def _session(stage: str) -> SessionRecord:
+    return SessionRecord(
+        stage=stage,
+        session=1,
+        started=NOW,
+        updated=NOW + timedelta(minutes=30),
+        slots=2,
+        host="host",
+        pid=1,
+        node_hours=1.0,
+        goal={"metric": "miou", "mode": "max"},
+        limit={"trials": 9.0, "hours": 2.0, "cost": 3.0, "price": 1.0},
+        use={"nodes": 1.0, "gpus": 0.5, "devices": 1.0},
+    )
 
 
 def _row(name: str, stage: str, number: int, epoch: int) -> EpochRecord:
@@ -392,6 +413,74 @@ def _read_ledger(folder: Path) -> None:
         if snapshot is not None:
             console.print(frame(snapshot, "place", width=80, height=30))
             json.dumps(snapshot.to_json())
+
+
+def _make_run(folder: Path) -> Mapping[Path, str]:
+    """A run with all that a report reads: some trials that differ, their fusions compared, a final training."""
+    ledger = Ledger(folder / LEDGER)
+    ledger.open()
+    for place in range(7):
+        stage, number = ("base", place) if place < 4 else ("meta", place - 4)
+        score = 0.3 + 0.05 * place
+        name = f"{stage}-{number:04d}"
+        own: dict[str, Value] = {"architecture": ("unet", "fpn")[number % 2], "learning_rate": 10.0 ** -(number + 1)}
+        if stage == "meta":
+            own = {"kind": _FUSIONS[number], "bases": "1+2" if number else "1", "width": 8, **_MEMBERS}
+            own |= {"deploy": "folds", "stacking": "out-of-fold"}
+        scores = {"miou": score, "small_miou": score / 2, "iou.car": 0.1, "milliseconds": 4.0 + place}
+        started = NOW + timedelta(minutes=3 * place)
+        ledger.put_trial(
+            TrialRecord(
+                trial=name,
+                stage=stage,
+                number=number,
+                status=(Status.FINISHED, Status.FINISHED, Status.STOPPED, Status.RUNNING)[number],
+                params={**own, "size": "32x32", "epochs": 3},
+                seed=number,
+                started=started,
+                ended=None if number == 3 else started + timedelta(minutes=2),
+                epochs=3,
+                best_epoch=1 if stage == "meta" else 3,
+                score=score,
+                scores=scores,
+                seconds=90.0,
+                provenance={"data": "abc"},
+            )
+        )
+        for epoch in (1, 2, 3):
+            reported = started + timedelta(seconds=30 * epoch)
+            row = _row(name, stage, number, epoch)
+            ledger.put_epoch(dataclasses.replace(row, scores={**scores, "miou": score * epoch / 3}, reported=reported))
+    for stage in ("base", "meta"):
+        ledger.put_session(_session(stage))
+    ledger.close()
+    _make_comparison(folder)
+    for block in (1, 2):
+        _evidence("meta-0002", "xy"[block - 1]).save(folder / EVIDENCE / evidence_name("meta-0002", block))
+    final = folder / FINAL
+    final.mkdir()
+    _make_final(final)
+    parts = dict.fromkeys(sorted((folder / LEDGER).rglob("*.parquet")), "rows")
+    others = [*(folder / "comparisons").iterdir(), final / "metrics.json"]
+    return parts | dict.fromkeys(others, "json") | {final / "ensemble/ensemble.toml": "toml"}
+
+
+def _read_run(folder: Path) -> None:
+    """As the page, the TensorBoard logs, the plan and the export do."""
+    (folder / "report.html").write_text(render(RunView.of(folder), cache=folder / "cache"), encoding="utf-8")
+    try:
+        RunEvents(Ledger(folder / LEDGER), folder / "logs").update()
+        with suppress(RunError):  # too few epochs are there
+            plan(folder, slots=(1, 3), trials=6, repeats=1, price=2.0)
+        with suppress(RunError):  # none has ended
+            export_best(folder, folder / "best.toml")
+        with suppress(RunError):
+            export_best(folder, folder / "knee.toml", rule="knee")
+    finally:
+        shutil.rmtree(folder / "logs", ignore_errors=True)
+        shutil.rmtree(folder / "exports", ignore_errors=True)
+        for name in ("best.toml", "knee.toml"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _make_trial_folder(folder: Path) -> Mapping[Path, str]:
@@ -505,9 +594,6 @@ def _read_evidence(folder: Path) -> None:
     assert found.calibration_error >= 0 or np.isnan(found.calibration_error) or not np.isfinite(found.calibration).all()
 
 
-_MEMBERS = {"members": "base-0001", "member_epochs": "4", "folds": 2}
-
-
 def _make_comparison(folder: Path) -> Mapping[Path, str]:
     found = [
         Candidate(
@@ -518,7 +604,7 @@ def _make_comparison(folder: Path) -> Mapping[Path, str]:
             val=_evidence(),
             costs={"milliseconds": 2.0},
         )
-        for place, name in enumerate(("best single", "mean", "plain"))
+        for place, name in enumerate(("best single", "weighted", "plain"))
     ]
     compare(found, [{"trial": "base-0001", "miou": 0.5}], 0.1).save(folder, _MEMBERS)
     return dict.fromkeys((folder / "comparisons").iterdir(), "json")
@@ -578,7 +664,9 @@ READERS: Mapping[str, Reader] = {
     ),
     "manifest": Reader(_text(_MANIFEST, "best.toml", "toml"), _read_manifest, share=8),
     "trained ensemble": Reader(_make_ensemble, TrainedEnsemble.load, share=1),
+    "trained fusion": Reader(_make_fusion, lambda folder: load_weights(_fusion(), folder / "fusion"), share=3),
     "ledger part": Reader(_make_ledger, _read_ledger, share=8),
+    "run that is reported": Reader(_make_run, _read_run, share=2),
     "trial folder": Reader(_make_trial_folder, _read_trial_folder),
     "checkpoint": Reader(_make_checkpoint, _read_checkpoint, share=8),
     "weights of an encoder, safetensors": _encoder("weights.safetensors"),

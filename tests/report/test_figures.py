@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from compared import candidate
 from searched_run import EPOCHS, searched_run
@@ -25,6 +27,7 @@ from ensemble_tune.report.run_view import RunView
 from ensemble_tune.report.trial_table import trial_tables
 from ensemble_tune.report.tuning import study_of, tuning_plots
 from ensemble_tune.tune.aim import join_objectives
+from ensemble_tune.tune.ledger import LEDGER
 from ensemble_tune.tune.pareto import front
 from ensemble_tune.tune.record import Objective, Status
 
@@ -73,6 +76,25 @@ def test_a_study_in_memory_holds_the_trials_at_their_best(searched: RunView) -> 
     }
     assert study.trials[0].distributions["learning_rate"].log
     assert all(("decoder_attention" in t.params) == (t.params["architecture"] == "unet") for t in study.trials)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 2**63 - 1])
+def test_a_parameter_beyond_any_axis_is_left_out(tmp_path: Path, value: float) -> None:
+    trials = [base(number, 0.1 + 0.1 * number) for number in range(3)]
+    odd = [replace(each, params={**each.params, "rate": value if each.number else 0.5}) for each in trials]
+    study = study_of(RunView.of(write_run(tmp_path, *odd)).searches[0])
+    assert study is not None and {name for trial in study.trials for name in trial.params} == {"encoder"}
+
+
+def test_a_best_trial_without_epochs_has_no_curve(tmp_path: Path) -> None:
+    run = usual_run(tmp_path / "run")
+    for part in (run / LEDGER / "epochs").glob("meta-*.parquet"):
+        table = pq.read_table(part)
+        pq.write_table(table.filter(pc.not_equal(table["trial"], "meta-0003")), part)
+    stage = RunView.of(run).searches[1]
+    assert stage.ranked[0].trial == "meta-0003"
+    found = traces(curves_plot(stage))
+    assert "finished" in found and not [name for name in found if name.startswith("best")]
 
 
 def test_the_parameter_that_matters_comes_first(searched: RunView) -> None:

@@ -17,7 +17,7 @@ from s3_server import Proxy
 from ensemble_tune.errors import RunError
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.tune import lease as module
-from ensemble_tune.tune.lease import Lease
+from ensemble_tune.tune.lease import Claim, Lease
 from ensemble_tune.tune.ledger import Ledger
 
 BEAT, DEAD = 0.2, 1.5
@@ -61,6 +61,33 @@ def test_a_second_writer_is_refused_with_the_owners_name_and_its_last_sign_of_li
     assert "\n" not in str(error.value)
     assert len(folder.objects()) == 1, "it leaves nothing behind"
     owner.check()
+
+
+CLAIM = {"owner": "process 1 on host", "life": "a/b/1/2", "pid": 1, "owns": True, "beat": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"until": 5}, "until is unknown"),
+        ({"pid": "1"}, "pid must be a whole number of at least 0, but is '1'"),
+        ({"owns": 1}, "owns must be true or false, but is 1"),
+        ({"beat": -1}, "beat must be a whole number of at least 0, but is -1"),
+        ({"owner": None}, "owner must hold text, but has None"),
+    ],
+)
+def test_a_claim_of_another_version_is_refused_and_named(
+    folder: ObjectPath, change: dict[str, object], said: str
+) -> None:
+    assert Claim.parse(json.dumps(CLAIM)).beat == 3
+    text = json.dumps(CLAIM | change)
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        Claim.parse(text)
+    path = folder / "writers" / "theirs.json"
+    path.write_bytes(text.encode())
+    with pytest.raises(RunError, match=r"writers/theirs\.json is damaged; remove it if no search writes to"):
+        Lease(folder).acquire()
+    assert list(folder.objects()) == ["writers/theirs.json"], "it leaves nothing behind"
 
 
 def test_an_owner_that_is_done_lets_the_next_one_in_at_once(folder: ObjectPath) -> None:

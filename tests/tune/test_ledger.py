@@ -535,6 +535,30 @@ def damage_bit(path: Path) -> None:
     path.write_bytes(bytes(whole))
 
 
+def damage_utf8(path: Path) -> None:
+    """Arrow itself would hand such a text on."""
+    table = pq.read_table(path)
+    text = pa.array([b"\xffa"] * len(table)).view(pa.string()).dictionary_encode()
+    pq.write_table(table.set_column(table.column_names.index("stage"), pa.field("stage", text.type), text), path)
+
+
+def damage_index(path: Path) -> None:
+    """A text that its column has no entry for: the index is the last byte of the column's page."""
+    table = pq.read_table(path)
+    pq.write_table(table, path, compression="none", use_dictionary=["stage"])
+    column = pq.read_metadata(path).row_group(0).column(table.column_names.index("stage"))
+    whole = bytearray(path.read_bytes())
+    whole[column.dictionary_page_offset + column.total_compressed_size - 1] = 9
+    path.write_bytes(bytes(whole))
+
+
+def damage_time(path: Path) -> None:
+    table = pq.read_table(path)
+    name = next(name for name in ("started", "reported") if name in table.column_names)
+    column = pa.array([2**62] * len(table), table.schema.field(name).type)
+    pq.write_table(table.set_column(table.column_names.index(name), table.schema.field(name), column), path)
+
+
 def damage_pages(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:4] + b"\xff" * (len(whole) // 3) + whole[4 + len(whole) // 3 :])
