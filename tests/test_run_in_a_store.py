@@ -1,4 +1,4 @@
-"""Data and run folder in an object store: the same ledger, export, ensemble and masks as on a disk."""
+"""Data and run folder in an object store that fails now and then: the same ledger, export and masks as on a disk."""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_server import Proxy
 from tiles import SIZE
 from tiny_run import (
     BASE_EPOCHS,
@@ -46,11 +47,12 @@ def command(*words: object) -> None:
 
 
 @pytest.fixture
-def run(tiles: Path, bucket: ObjectPath, tmp_path: Path) -> Iterator[ObjectPath]:
-    """A run folder in a bucket, of data in the bucket."""
+def run(tiles: Path, bucket: ObjectPath, proxy: Proxy, tmp_path: Path) -> Iterator[ObjectPath]:
+    """A run folder in a bucket, of data in the bucket, made while one request in a hundred goes wrong."""
     for file in tiles.rglob("*"):
         if file.is_file():
             write_bytes(bucket / "tiles" / str(file.relative_to(tiles)), file.read_bytes())
+    proxy.faults, proxy.share = ("refuse", "unavailable", "drop", "lose", "slow", "truncate"), 0.01
     base, meta = write_spaces(tmp_path / "spaces")
     given: Any = settings(bucket / "tiles", bucket / "run", tmp_path / "cache")  # type: ignore[arg-type]
     run_all(
@@ -64,6 +66,8 @@ def run(tiles: Path, bucket: ObjectPath, tmp_path: Path) -> Iterator[ObjectPath]
         meta_epochs=META_EPOCHS,
         strategy=Strategy(scheduler="none"),
     )
+    assert proxy.injected > 3
+    proxy.mend()
     yield bucket / "run"
 
 
