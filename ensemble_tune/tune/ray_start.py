@@ -15,7 +15,9 @@ from ensemble_tune.tune.quiet import hush_ray
 
 def start_ray(address: str | None = None) -> None:
     """Joins the cluster at `address`, or starts Ray on this machine; no-op where Ray runs. Raises ConfigError."""
+    # Ray's banner on what it reports to its authors, and the reports: nobody was asked, and many machines are off line.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Its announcement that workers without a GPU will see all of them one day: it is what this setting asks for.
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     if ray.is_initialized():
         return
@@ -28,7 +30,9 @@ def start_ray(address: str | None = None) -> None:
         ray.init(
             # "local", since with none at all Ray joins whatever cluster `ray start` has left on this machine.
             address=address if joins else "local",
+            # What workers print: a trial's own word is in its rows, and its error in the ledger.
             log_to_driver=False,
+            # "Started a local Ray instance" and how to see its dashboard, which is not there.
             logging_level=logging.ERROR,
             **({} if joins else local),
         )
