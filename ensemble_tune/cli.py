@@ -43,6 +43,7 @@ from ensemble_tune.cli_output import (
     LogHandler,
     busy,
     choose_reporter,
+    hush_others,
     out_console,
     print_final,
     print_stage,
@@ -76,10 +77,10 @@ def options(
     """Search, train and use two-stage semantic-segmentation ensembles."""
     if log.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ConfigError(f"--log must be debug, info, warning or error, but got {log!r}")
-    # Of others only what has failed: most of their warnings no user can act on.
     told = "%(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.ERROR, format=told, handlers=[LogHandler()])
-    logging.getLogger("ensemble_tune").setLevel(log.upper())
+    logging.basicConfig(level=logging.WARNING, format=told, handlers=[LogHandler()])
+    hush_others()
+    logging.getLogger("ensemble_tune").setLevel(log.upper())  # as the user has asked
 
 
 @search_app.command("base")

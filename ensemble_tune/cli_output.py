@@ -25,6 +25,24 @@ _chosen: list[Reporter] = []
 """Who tells what this command does; empty until it is known who reads."""
 
 
+_OTHERS = {
+    "tifffile": "tags that an image needs not: what cannot be read of one is refused here, by name",
+    "timm": "weights that an encoder has no use for: those that it lacks are refused here, by name",
+    "huggingface_hub": "advice on its own settings: a hub that does not answer is told here, with what to do",
+    "urllib3": "each try of a request: what comes of the last is an error",
+    "torch": "hints on compiling and exporting, which is chosen here",
+    "ray": "its own workings: what has become of a trial, the search says (see tune/quiet.py)",
+    "asyncio": "slow callbacks of the loop inside Ray",
+}
+"""Whose warnings no user can act on, and why; their errors are told."""
+
+
+def hush_others() -> None:
+    """Quietens the loggers above, in this process; everybody else's warnings are told."""
+    for name in _OTHERS:
+        logging.getLogger(name).setLevel(logging.ERROR)  # each for the reason beside its name
+
+
 class LogHandler(logging.Handler):
     """Prints above a live screen what would else be written into it."""
 

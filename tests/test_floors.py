@@ -146,3 +146,34 @@ def test_help_results_report_and_ledger_come_without_torch_and_ray(name: str) ->
             if imported in MODULES and imported not in seen:
                 seen.add(imported)
                 ahead.append(imported)
+
+
+_HUSHING = ("simplefilter", "filterwarnings", "setLevel", "set_verbosity")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_what_is_silenced_is_named_with_its_reason(path: Path) -> None:
+    """A category or a module of warnings, or one logger; a comment beside it, or on the line above, says why."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        name = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+        if name not in _HUSHING:
+            continue
+        assert isinstance(node, ast.Call)
+        if name.endswith(("filter", "warnings")):
+            named = {keyword.arg for keyword in node.keywords} & {"category", "module", "message"}
+            assert named or len(node.args) > 1, f"{path}:{node.lineno} silences every warning; name category or module"
+        elif name == "setLevel":
+            assert isinstance(node.func, ast.Attribute)
+            assert ast.unparse(node.func.value) != "logging.getLogger()", f"{path}:{node.lineno} silences everybody"
+        told = lines[node.lineno - 1].partition(")  # ")[2] or lines[node.lineno - 2].strip().startswith("# ")
+        assert told, f"{path}:{node.lineno} silences something without a word why"
+
+
+def test_nobody_is_silenced_who_is_not_named() -> None:
+    """The root logger tells what it is told: who tells too much has a line of its own."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.basicConfig":
+                levels = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "level"]
+                assert levels == ["logging.WARNING"], f"{path}:{node.lineno} silences everybody's warnings at once"

@@ -244,11 +244,13 @@ def _hushed() -> Iterator[None]:
     """Keeps what Ray says of its own defaults off the terminal; what it refuses, it raises."""
     logger = logging.getLogger("ray.autoscaler")
     level = logger.level
+    # Ray says of its own default files that they should be folders.
     logger.setLevel(logging.CRITICAL)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
+        # As it was before.
         logger.setLevel(level)
 
 

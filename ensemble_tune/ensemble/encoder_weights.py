@@ -136,7 +136,8 @@ def _read(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is refused in the end
+            # Deprecated kinds of tensors in a foreign file: what cannot be used is refused below, by name.
+            warnings.filterwarnings("ignore", module=r"torch\.")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors' and the system's own; what torch unpickles raises whatever it leads to
         raise ConfigError(f"encoder_weights {str(file)!r} cannot be read as tensors by name; {remedy}") from error

@@ -19,7 +19,7 @@ def why_not(pattern: str) -> str | None:
     """Why a pattern cannot be used; None where it can."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what later versions of Python may read otherwise
+            warnings.simplefilter("ignore", FutureWarning)  # of what later versions of Python may read otherwise
             groups = re.compile(pattern).groupindex
     except (re.error, OverflowError, RecursionError) as error:
         return f"sequence {pattern!r} is no regular expression: {error}"

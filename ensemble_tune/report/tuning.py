@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -44,8 +45,8 @@ def study_of(stage: StageView) -> optuna.Study | None:
     }
     if len(scored) < 2 or not distributions:
         return None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize" if stage.mode == "max" else "minimize")
+    with _quiet():
+        study = optuna.create_study(direction="maximize" if stage.mode == "max" else "minimize")
     for trial in sorted(scored, key=lambda trial: trial.number):
         own = {name: each for name, each in distributions.items() if name in trial.params}
         study.add_trial(
@@ -65,14 +66,27 @@ def tuning_plots(stage: StageView) -> list[Plot]:
     study = study_of(stage)
     if study is None:
         return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few trials in a condition: the page says how many there are
+    with _quiet():
         order = _by_importance(study)
         plots = [_importance(stage, study)] if len(order) > 1 and len(_trials(study)) >= _FEWEST else []
         plots.append(_parallel(stage, study, order))
         shown = _thinned(stage, study)
         plots += [_slice(stage, shown, name, len(_trials(study))) for name in order[:_SLICES]]
     return plots
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Optuna says of a study that nobody asked it for."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # "A new study created": it is the run's, and not new
+    try:
+        with warnings.catch_warnings():
+            # Few trials in a condition, methods that are experimental: the page says how many trials there are.
+            warnings.filterwarnings("ignore", module=r"optuna\.")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)  # as it was
 
 
 def _trials(study: optuna.Study) -> list[FrozenTrial]:

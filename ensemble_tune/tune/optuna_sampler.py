@@ -43,19 +43,22 @@ class OptunaSampler:
     """
 
     def __init__(self, space: SearchSpace, *, name: str, seed: int, objectives: Sequence[Objective]) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._name = name
         self._seed = seed
         self._objectives = tuple(objectives)
         self._storage = optuna.storages.InMemoryStorage()
+        before = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # "A new study created": a search may be an older one's
         self._study = optuna.create_study(
             storage=self._storage,
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in objectives],
         )
+        optuna.logging.set_verbosity(before)  # as it was
         # group=True lets parameters that exist only under a condition be modelled together with the others.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # no user can act on it
+            # That `multivariate` and `group` may change one day: the version is pinned, and no user chose them.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._tpe = optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True)
         self._id = self._storage.get_study_id_from_name(self._study.study_name)
         self._open: dict[int, FrozenTrial] = {}

@@ -39,9 +39,9 @@ def hush_ray() -> None:
 def hush_tune() -> None:
     """Quietens the loggers and warnings above, in this process."""
     for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each for the reason beside its name
     for module in _WARNINGS:
-        warnings.filterwarnings("ignore", module=module)
+        warnings.filterwarnings("ignore", module=module)  # each for the reason beside its module
 
 
 def _tell_log(data: Mapping[str, Any], *args: Any, **others: Any) -> None:

@@ -26,7 +26,9 @@ def start_ray(address: str | None = None, share: Resources | None = None, import
     share, imports: what a trial asks for, and a module that it needs, for workers that are started at once. Returns
     whether Ray was started.
     """
+    # Ray's banner on what it reports to its authors, and the reports: nobody was asked, and many machines are off line.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Its announcement that workers without a GPU will see all of them one day: it is what this setting asks for.
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     if ray.is_initialized():
         return False
@@ -40,7 +42,9 @@ def start_ray(address: str | None = None, share: Resources | None = None, import
             ray.init(
                 # "local", since with none at all Ray joins whatever cluster `ray start` has left on this machine.
                 address=address if joins else "local",
+                # What workers print: a trial's own word is in its rows, and its error in the ledger.
                 log_to_driver=False,
+                # "Started a local Ray instance" and how to see its dashboard, which is not there.
                 logging_level=logging.ERROR,
                 **({} if joins else local),
             )
