@@ -32,6 +32,12 @@ def ran_out(error: BaseException) -> Memory | None:
     return None
 
 
+def cause(why: str) -> str:
+    """The line that says why a worker died, of all that Ray says: the last one, but advice follows on its monitor's."""
+    lines = [line.strip() for line in why.splitlines()]
+    return next((line for line in lines if OF_RAY_S_MONITOR in line), lines[-1])
+
+
 def keep_to_memory(size: int | None) -> None:
     """Lets this process hold so many bytes of the machine and no more: more raises MemoryError. None lifts the bound.
 

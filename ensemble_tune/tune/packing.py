@@ -149,9 +149,12 @@ class Bookings:
 
     @property
     def has_room(self) -> bool:
-        """Whether there is room for another trial like the smallest so far; also as long as there was none."""
-        smallest = self._smallest
-        return self._grows or smallest is None or any(self._cards(smallest, room) for room in self._rooms.values())
+        """Whether there is room for another trial like the smallest so far, or a whole card for a smaller one; also as
+        long as there was none."""
+        smallest, rooms = self._smallest, self._rooms.values()
+        if self._grows or smallest is None:
+            return True
+        return any(self._cards(smallest, room) or (room.left(()) > 0 and 1.0 in room.cards) for room in rooms)
 
     def free(self, trial: str) -> None:
         """Takes a share back; nothing where the trial had none."""

@@ -81,7 +81,8 @@ class Room:
         for kind in self._left:
             self._left[kind] -= sign * placement.share.bundle().get(kind, 0.0)
         for card in cards:
-            self.cards[card] -= sign * placement.part
+            left = self.cards[card] - sign * placement.part
+            self.cards[card] = 1.0 if left > 1.0 - _TINY else left  # a whole one, where sums of parts are none
 
     def left(self, cards: Sequence[int]) -> float:
         """Of these cards, or of the processors where there are none."""

@@ -20,7 +20,7 @@ from ray.tune.search import SearchAlgorithm
 from ensemble_tune.errors import ConfigError, StorageError
 from ensemble_tune.tune.interrupts import Interrupted
 from ensemble_tune.tune.machines import Leaving, Machines, devices
-from ensemble_tune.tune.out_of_memory import OF_RAY_S_MONITOR
+from ensemble_tune.tune.out_of_memory import OF_RAY_S_MONITOR, cause
 from ensemble_tune.tune.record import Status
 from ensemble_tune.tune.resources import Machine, Resources
 from ensemble_tune.tune.room import Placement
@@ -180,7 +180,7 @@ class Proposals(SearchAlgorithm):
 
     def _worker_died(self, stage: Stage, handed: Handed, why: str, at: str) -> None:
         """why: Ray's reason, which names the machine where it was lost. at: the machine of the last step, if any."""
-        last = why.splitlines()[-1].strip()
+        last = cause(why)
         if at in self.leaving.ids or any(node in why for node in self.leaving.ids):
             stage.worker_died(handed, last, counts=False)
         elif OF_RAY_S_MONITOR in why or self._machines.killed_for_memory(at or handed.placement.machine):

@@ -1,4 +1,4 @@
-"""`python packing_search.py OUT`: trials of many sizes on a logical cluster of two cards of 16 GiB and one of 80."""
+"""`python packing_search.py WHICH OUT`: searches on a logical cluster of two cards of 16 GiB and one of 80."""
 
 from __future__ import annotations
 
@@ -32,14 +32,24 @@ def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
     assert share is not None and share.gpu_bytes is not None
     takes = float(params.get("takes", params["gib"]))
     if "meets" in params:
-        (Path(str(params["meets"])) / str(params["seed"])).touch()
-        while len(list(Path(str(params["meets"])).iterdir())) < len(ROUND):
-            time.sleep(0.05)
+        meet(Path(str(params["meets"])), str(params["seed"]), int(params.get("of", len(ROUND))))
     for epoch in range(1 if resume is None else resume.epoch + 1, EPOCHS + 1):
+        if epoch == EPOCHS and "of" in params and takes == float(params["gib"]):
+            meet(Path(str(params["meets"])), "ran out", int(params["of"]) + 1, leads=False)
         if takes * GIB > share.gpu_bytes and epoch == EPOCHS:
+            if "of" in params:
+                (Path(str(params["meets"])) / "ran out").touch()
             raise OutOfMemoryError(f"a stand-in for an allocator has {share.gpu_bytes} bytes for {takes:g} GiB")
         time.sleep(float(params.get("seconds", SECONDS)))
         yield EpochResult(epoch=epoch, scores={"score": float(params["gib"])}, gpu_bytes=int(MEASURED * takes * GIB))
+
+
+def meet(here: Path, name: str, count: int, *, leads: bool = True) -> None:
+    """Waits until so many are here; leads: is one of them."""
+    if leads:
+        (here / name).touch()
+    while len(list(here.iterdir())) < count:
+        time.sleep(0.05)
 
 
 def needs(params: Params) -> Resources:
@@ -52,6 +62,19 @@ def points(out: Path) -> list[Params]:
     found[: len(ROUND)] = [{**point, "meets": str(out / HERE)} for point in found[: len(ROUND)]]
     # One that needs more than it was expected to, one that needs more than there is, one that is known not to fit.
     return [*found, {"gib": 3.9, "takes": 5, "seed": 90}, {"gib": 80, "takes": 81, "seed": 91}, {"gib": 99, "seed": 92}]
+
+
+def beside(out: Path) -> list[Params]:
+    """Four of a quarter of a card, of which one takes more; the others go on until that one has run out of it."""
+    out.mkdir(parents=True)
+    four: list[Params] = [{"gib": 3.9, "seed": seed, "meets": str(out), "of": 4} for seed in range(4)]
+    four[1] = {**four[1], "takes": 5}
+    return four
+
+
+def learned() -> list[Params]:
+    """Four that are expected to take the large card, and take 3 GiB each."""
+    return [{"gib": 60, "takes": 3, "seed": seed} for seed in range(4)]
 
 
 class Sized:
@@ -86,13 +109,26 @@ def search(out: Path, workers: Workers, made: Trial, points: list[Params], needs
     ).run()
 
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    there = cluster(CARDS)
-    with Workers(Resources(cpus=0.5), there.address) as workers:
+def of_many_sizes(out: Path, address: str) -> None:
+    with Workers(Resources(cpus=0.5), address) as workers:
         search(out / "packed", workers, trial, points(out), needs)
         search(out / "sized", workers, Sized(), [{"gib": 5, "seed": 5}])
-    tenth = Workers(Resources(cpus=0.5, gpus=0.1), there.address)
-    search(out / "explicit", tenth, Sized(), [{"gib": 9, "seed": 9}])
+    with Workers(Resources(cpus=0.5, gpus=0.1), address) as tenth:
+        search(out / "explicit", tenth, Sized(), [{"gib": 9, "seed": 9}])
+
+
+def out_of_memory(out: Path, address: str) -> None:
+    with Workers(Resources(cpus=0.5), address) as workers:
+        search(out / "beside", workers, trial, beside(out / "met"), needs)
+        search(out / "learned", workers, trial, learned(), needs)
+    with Workers(Resources(cpus=0.5, gpus=0.25), address) as quarter:
+        search(out / "alike", quarter, trial, [{"gib": 4, "takes": 5, "seed": 5}, {"gib": 4, "seed": 6}])
+    with Workers(Resources(cpus=0.5, gpus=1), address) as whole:
+        search(out / "whole", whole, trial, [{"gib": 4, "takes": 81, "seed": 7}])
+
+
+if __name__ == "__main__":
+    there = cluster(CARDS)
+    {"of_many_sizes": of_many_sizes, "out_of_memory": out_of_memory}[sys.argv[1]](Path(sys.argv[2]), there.address)
     ray.shutdown()
     there.shutdown()

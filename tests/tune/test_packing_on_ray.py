@@ -19,16 +19,25 @@ from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 from ensemble_tune.tune.resources import GIB
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("packed")
+def searched(which: str, out: Path) -> Path:
+    """The folder of these searches."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
     environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
-    command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), str(out)]
+    command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), which, str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return searched("of_many_sizes", tmp_path_factory.mktemp("packed"))
+
+
+@pytest.fixture(scope="module")
+def ran_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return searched("out_of_memory", tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +153,37 @@ def test_a_fraction_that_cannot_hold_a_trial_is_refused_before_it_runs(runs: Pat
         "a share of a GPU must hold what its trial takes, but 0.1 of the largest, which has 80 GiB, is 8, and this "
         "trial takes 9; give --gpus-per-trial 0.125, or auto"
     )
+
+
+def test_three_beside_one_that_runs_out_of_memory_on_their_card_finish_untouched(ran_out: Path) -> None:
+    ledger = Ledger(ran_out / "beside" / LEDGER)
+    first, again, *others = ledger.trials()
+    untouched = [first, *others]
+    assert [(t.status, t.epochs, t.attempt) for t in untouched] == [(Status.FINISHED, EPOCHS, 1)] * 3
+    assert (again.status, again.epochs, again.attempt) == (Status.FINISHED, EPOCHS, 2)
+    assert again.gpu["ran_out"] == 0.25 and again.gpu["given"] >= 5 * GIB
+    four = [each for each in held(ledger, booked=False) if each.given < 5 * GIB]
+    assert len(four) == 4 and len({each.card for each in four}) == 1, "side by side on one card"
+    assert max(each.since for each in four) < min(each.until for each in four)
+
+
+def test_what_the_first_steps_took_is_what_those_that_wait_ask_for(ran_out: Path) -> None:
+    ledger = Ledger(ran_out / "learned" / LEDGER)
+    first, *later = sorted(ledger.trials(), key=lambda trial: -trial.gpu["given"])
+    assert first.gpu["given"] == 80 * GIB, "as it was estimated"
+    assert [(trial.status, trial.gpu["given"]) for trial in later] == [(Status.FINISHED, 16 * GIB // 5)] * 3
+
+
+def test_where_all_ask_for_the_same_share_one_that_ran_out_has_more(ran_out: Path) -> None:
+    again, enough = Ledger(ran_out / "alike" / LEDGER).trials()
+    assert (again.status, again.attempt, again.gpu["ran_out"]) == (Status.FINISHED, 2, 0.25)
+    assert again.gpu["given"] >= 5 * GIB and again.gpu["share"] == 0.3333
+    assert (enough.status, enough.attempt, enough.gpu["share"]) == (Status.FINISHED, 1, 0.25)
+
+
+def test_one_that_a_whole_card_cannot_hold_goes_on_on_a_larger_one_though_nothing_is_known_of_its_size(
+    ran_out: Path,
+) -> None:
+    (whole,) = Ledger(ran_out / "whole" / LEDGER).trials()
+    assert (whole.status, whole.gpu["share"], whole.gpu["given"]) == (Status.OUT_OF_MEMORY, 0.25, 20 * GIB)
+    assert whole.error is not None and whole.error.startswith("out of memory with 0.25 GPU (20 GiB), the second time")

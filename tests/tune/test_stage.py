@@ -205,3 +205,10 @@ def test_no_more_trials_are_proposed_than_may_have_room() -> None:
     made, told = stage(5, 8, *[8] * 40)
     assert start(made) == [5, 8]
     assert len(told.waiting) == 40 and not made.window, "a sixth of the card is left, and none was that small"
+
+
+def test_a_free_card_is_offered_to_trials_smaller_than_any_so_far() -> None:
+    made, _ = stage(40, 40, 8, 8, machine=Machine("large", {"CPU": 8.0, "GPU": 1.0}, 80 * GIB))
+    assert made.bookings is not None
+    made.bookings.meet([Machine("large", {"CPU": 8.0, "GPU": 1.0}, 80 * GIB), CARD])
+    assert start(made) == [40, 40, 8, 8]
