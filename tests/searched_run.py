@@ -14,29 +14,42 @@ EPOCHS, SECONDS = 6, 10.0
 STATUSES = (Status.FINISHED, Status.STOPPED, Status.FINISHED, Status.STOPPED, Status.FAILED, Status.FINISHED)
 
 
-def searched_run(out: Path, trials: int = 24, *, epochs: int = EPOCHS) -> Path:
+def searched_run(out: Path, trials: int = 24, *, epochs: int = EPOCHS, alive: bool = False) -> Path:
     """Base trials, whose learning rate alone matters: 1e-3 is best; the last one of them runs, the one before waits.
 
-    The second half was trained by a second call, on the next morning. Every trial has milliseconds too.
+    The second half was trained by a second call, on the next morning; alive: which was heard of a moment ago. Every
+    trial has milliseconds too.
     """
+    found, sessions = _searched(STARTED, trials, epochs)
+    if alive:
+        found, sessions = _searched(STARTED + (datetime.now(UTC) - sessions[-1].updated), trials, epochs)
     ledger = Ledger(out / LEDGER)
     ledger.open()
-    begun = STARTED
-    moments = [begun, begun]
+    for record, rows in found:
+        ledger.put_trial(record)
+        for row in rows:
+            ledger.put_epoch(row)
+    for session in sessions:
+        ledger.put_session(session)
+    ledger.close()
+    return out
+
+
+def _searched(
+    begun: datetime, trials: int, epochs: int
+) -> tuple[list[tuple[TrialRecord, list[EpochRecord]]], list[SessionRecord]]:
+    """The trials with their epochs, and both calls."""
+    moments, found, sessions = [begun, begun], [], []
     for number in range(trials):
         if number == trials // 2:
             begun = max(moments) + NIGHT
             moments = [begun, begun]
         slot = number % 2
-        record, rows = _trial(number, moments[slot], f"host/{slot + 1}", trials, epochs)
-        moments[slot] = rows[-1].reported
-        ledger.put_trial(record)
-        for row in rows:
-            ledger.put_epoch(row)
+        found.append(_trial(number, moments[slot], f"host/{slot + 1}", trials, epochs))
+        moments[slot] = found[-1][1][-1].reported
         if number in (trials // 2 - 1, trials - 1):
-            ledger.put_session(_session(number // (trials // 2) + 1, begun, max(moments)))
-    ledger.close()
-    return out
+            sessions.append(_session(number // (trials // 2) + 1, begun, max(moments)))
+    return found, sessions
 
 
 def _trial(

@@ -277,3 +277,11 @@ def test_the_readme_quotes_its_figures_from_the_page_of_measurements() -> None:
     measured = re.findall(r"[\d.]*\d", (ROOT / "docs" / "measurements.md").read_text())
     for figure in re.findall(r"\d+\.\d+", told):
         assert figure in measured, f"the README says {figure}"
+
+
+@pytest.mark.parametrize("name", ["Ray", "Optuna"])
+def test_the_versions_that_are_compared_with_are_those_that_are_installed(name: str) -> None:
+    pinned = re.search(rf"^{name.lower()}==(\d+\.\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned is not None
+    named = re.findall(rf"{name} (\d+\.\d+)", (ROOT / "docs" / "alternatives.md").read_text())
+    assert named and set(named) == {pinned[1]}, f"docs/alternatives.md compares with {name} {named}"

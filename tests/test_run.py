@@ -1,3 +1,4 @@
+import re
 import shutil
 import time
 from collections import Counter
@@ -45,6 +46,24 @@ def test_an_interrupted_command_says_that_it_goes_on(finished: Finished) -> None
     assert finished.status == 130, finished.told
     assert finished.told.splitlines()[-1] == "interrupted; the same command goes on from here"
     assert "Traceback" not in finished.told and "error" not in finished.told
+
+
+_LINES = re.compile(
+    r"""(base|meta)\ search:\ at\ most\ \d+\ trials\ x\ \d+\ epochs\ on\ \d+\ slots
+    |(base|fold|meta|compare|final)-\d{4}\ \ finished\ \ miou\ 0\.\d{4}\ \(epoch\ \d+\ of\ \d+\)\ \ \d+\ s
+    |(base|meta)\ search\ ends:\ all\ trials\ have\ ended
+    |members:\ base-\d{4}\ \(miou\ .*
+    |next:\ ensemble-tune\ segment\ .*
+    |interrupted;\ the\ same\ command\ goes\ on\ from\ here""",
+    re.VERBOSE,
+)
+"""All that a run has to say in a pipe."""
+
+
+def test_a_run_says_nothing_that_is_not_its_own(finished: Finished) -> None:
+    """No banner, no warning, no log line of Ray, Optuna, torch or anybody."""
+    stray = [line for line in finished.told.splitlines() if not _LINES.fullmatch(line)]
+    assert stray == [] and finished.told
 
 
 def test_one_call_goes_from_frames_to_a_measured_ensemble(finished: Finished) -> None:

@@ -31,12 +31,47 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(str(write_report(write_run(tmp_path_factory.mktemp("empty"), base(0, None, status=Status.RUNNING)))))
 
 
+@pytest.fixture(scope="module")
+def alive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a search that goes on at this moment."""
+    return Path(str(write_report(searched_run(tmp_path_factory.mktemp("alive") / "run", alive=True))))
+
+
+_SEARCHED = {
+    *("curves-base", "importance-base", "parallel-base", "classes", "compromise", "timeline"),
+    *(f"slice-base-{name}" for name in ("learning_rate", "architecture", "decoder_attention")),
+}
+FIGURES = {
+    "whole": {
+        *("gains", "classes-final", "classes", "confusion", "compromise", "timeline"),
+        *("curves-base", "parallel-base", "slice-base-learning_rate", "slice-base-encoder"),
+        *("curves-meta", "parallel-meta", "slice-meta-kind", "slice-meta-learning_rate", "slice-meta-bases"),
+    },
+    "under_way": _SEARCHED,
+    "alive": _SEARCHED,
+    "empty": set(),
+}
+"""The figures of each page: no kind of them may be lost unseen."""
+_DRAWN = """all => all.map(one => {
+    const box = one.getBoundingClientRect(), drawing = one.querySelector(".main-svg");
+    const there = (x, y) => x && y && [...x].some((each, place) => each !== null && y[place] !== null);
+    // Some are there for the legend or the scale of colours alone.
+    const wanted = one._fullData.filter(trace => trace.visible === true && (trace.z || there(trace.x, trace.y)));
+    const layers = one.querySelectorAll(".scatterlayer > .trace, .barlayer > .trace, .heatmaplayer > .hm");
+    const marked = [...layers].filter(trace => trace.querySelector("path, image, text"));
+    return [one.id.replace("plot-", ""), drawing !== null && box.width > 200 && box.height > 100,
+            wanted.length, marked.length, drawing ? drawing.getBoundingClientRect().right : 0];
+})"""
+"""Of each figure: name, whether it is there, how many traces have data, how many are drawn, its right edge."""
+
+
 @pytest.mark.parametrize(
     ("which", "width", "dark"),
     [
         ("whole", 1400, False),
         ("whole", 400, True),
         ("under_way", 400, False),
+        ("alive", 1400, True),
         ("empty", 400, False),
     ],
 )
@@ -44,23 +79,22 @@ def test_a_page_is_drawn_whole_and_without_an_error(
     reader: Reader, request: pytest.FixtureRequest, which: str, width: int, dark: bool
 ) -> None:
     opened = reader.open(request.getfixturevalue(which), width=width, dark=dark)
-    figures = opened.page.eval_on_selector_all(
-        ".canvas",
-        """all => all.map(one => {
-            const box = one.getBoundingClientRect(), drawing = one.querySelector(".main-svg");
-            const marks = one.querySelectorAll(
-                ".scatterlayer path, .barlayer path, .heatmaplayer image, .scatterlayer text");
-            return [one.id, drawing !== null && box.width > 200 && box.height > 100, marks.length,
-                    drawing ? drawing.getBoundingClientRect().right : 0];
-        })""",
-    )
-    expected = {"whole": 12, "under_way": 8, "empty": 0}
-    assert len(figures) >= expected[which]
-    for name, drawn, marks, right in figures:
-        assert drawn and marks, f"{name} is not drawn"
+    figures = opened.page.eval_on_selector_all(".canvas", _DRAWN)
+    assert {name for name, *_ in figures} == FIGURES[which]
+    for name, there, wanted, marked, right in figures:
+        assert there and wanted and marked >= wanted, f"{name}: {marked} of {wanted} traces are drawn"
         assert right <= width, f"{name} is wider than the page"
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     assert (opened.errors, opened.requests) == ([], [])
+
+
+def test_a_page_says_whether_the_search_goes_on(reader: Reader, alive: Path, under_way: Path) -> None:
+    for page, standing in ((alive, "running"), (under_way, "interrupted")):
+        opened = reader.open(page).page
+        assert opened.inner_text(".standing") == standing
+        assert opened.evaluate("getComputedStyle(document.querySelector('.standing')).color") != opened.evaluate(
+            "getComputedStyle(document.body).color"
+        )
 
 
 def test_a_click_on_a_column_sorts_the_table_and_a_status_filters_it(reader: Reader, under_way: Path) -> None:
@@ -148,20 +182,62 @@ def test_colours_follow_the_system_and_the_reader(reader: Reader, under_way: Pat
     )
 
 
-def test_a_page_can_be_read_with_the_keyboard_alone(reader: Reader, under_way: Path) -> None:
-    page = reader.open(under_way).page
+@pytest.mark.parametrize("which", ["under_way", "whole"])
+def test_a_page_can_be_read_with_the_keyboard_alone(reader: Reader, request: pytest.FixtureRequest, which: str) -> None:
+    page = reader.open(request.getfixturevalue(which)).page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
-    seen = set()
-    for _ in range(120):
+    wanted = page.evaluate(
+        """() => {
+            const able = document.querySelectorAll("a[href], button, input, select, [tabindex='0']");
+            const seen = [...able].filter(one => one.getClientRects().length);
+            seen.forEach((one, place) => { one.dataset.place = place; });
+            return seen.length;
+        }"""
+    )
+    reached = {"0"}
+    for _ in range(wanted + 20):
         page.keyboard.press("Tab")
-        seen.add(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
-    assert {"theme", "Answer", "find", "stage", "status", "learning_rate"} <= seen
+        reached.add(page.evaluate("document.activeElement.dataset.place"))
+    assert reached - {None} == {str(place) for place in range(wanted)}
 
 
-def test_a_page_can_be_printed(reader: Reader, whole: Path) -> None:
-    opened = reader.open(whole, dark=True)
-    assert opened.page.pdf(format="A4").startswith(b"%PDF")
-    opened.page.emulate_media(media="print")
-    assert not opened.page.locator("nav").is_visible() and not opened.page.locator("#filters").is_visible()
+def test_a_slider_is_moved_with_the_keyboard_alone(reader: Reader, whole: Path) -> None:
+    page = reader.open(whole).page
+    page.focus("#plain")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.ariaLabel").endswith(": how much of the truth is shown")
+    page.keyboard.press("End")
+    truth = page.locator(".picture .truth").first
+    assert truth.evaluate("one => getComputedStyle(one).clipPath") == "inset(0px 0% 0px 0px)"
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    assert truth.evaluate("one => getComputedStyle(one).clipPath") == "inset(0px 3% 0px 0px)"
+
+
+@pytest.mark.parametrize("which", ["under_way", "whole"])
+def test_a_page_can_be_printed(reader: Reader, request: pytest.FixtureRequest, which: str) -> None:
+    """Light whatever the screen's colours, each figure on the paper and drawn."""
+    opened = reader.open(request.getfixturevalue(which), dark=True)
+    page = opened.page
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible() and not page.locator("#filters").is_visible()
+    wide = page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().width")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll(".main-svg")].every(one =>
+            one.getBoundingClientRect().right <= document.body.getBoundingClientRect().right + 1)"""
+    )
+    assert page.evaluate("document.body.getBoundingClientRect().width") == pytest.approx(180 / 25.4 * 96, abs=1)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.wait_for_function("getComputedStyle(document.querySelector('.xtick text')).fill === 'rgb(27, 31, 36)'")
+    figures = page.eval_on_selector_all(".canvas", _DRAWN)
+    assert {name for name, *_ in figures} == FIGURES[which]
+    for name, there, wanted, marked, _ in figures:
+        assert there and marked >= wanted > 0, f"{name} is blank on paper"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function(
+        "wide => document.querySelector('.main-svg').getBoundingClientRect().width === wide", arg=wide
+    )
     assert not opened.errors

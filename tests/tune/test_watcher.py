@@ -1,4 +1,5 @@
 import fcntl
+import io
 import os
 import pty
 import re
@@ -13,7 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from counting_search import search
+from rich.console import Console
+from tiles import SIZE
+from tiny_run import write_spaces
 
+from ensemble_tune.results import leaderboard
 from ensemble_tune.snapshot import Follower
 from ensemble_tune.tune.budget import Usage
 from ensemble_tune.tune.record import Status, TrialRecord
@@ -75,17 +80,77 @@ def test_a_screen_leaves_a_terminal_as_it_was_and_shows_nothing_of_ray(tmp_path:
     assert re.search(r"Base models: 4 done in .*; best base-000\d score 0\.\d{4}\r\n\Z", again)
 
 
-def in_a_terminal(words: list[str], enough: re.Pattern[str] | None = None) -> tuple[int, str]:
+def test_a_search_of_base_models_leaves_nothing_on_a_terminal_but_what_came_of_it(tiles: Path, tmp_path: Path) -> None:
+    """From the command that a person types, torch and all: neither a library's word nor a half-erased bar stays."""
+    base, _ = write_spaces(tmp_path)
+    words = [sys.executable, "-m", "ensemble_tune", "search", "base", "--data", tiles, "--out", tmp_path / "run"]
+    words += [
+        "--cache",
+        tmp_path / "cache",
+        "--space",
+        base,
+        "--trials",
+        2,
+        "--epochs",
+        2,
+        "--size",
+        SIZE,
+        "--scheduler",
+        "none",
+        "--cpu",
+    ]
+    status, told = in_a_terminal([str(word) for word in words], seconds=280)
+    assert os.waitstatus_to_exitcode(status) == 0, told
+    assert told.count(_HIDDEN) == told.count(_SEEN) > 0 and told.rindex(_SEEN) > told.rindex(_HIDDEN)
+    drawn = _CONTROL.sub("", told)
+    assert "0 of 2" in drawn and "━" in drawn, "no bar was drawn"
+    seconds = r"\d+( s| min( \d\d s)?)"
+    left = [line.strip() for line in left_on_a_terminal(told)]
+    wanted = [
+        r"base search: at most 2 trials x 2 epochs on \d slots",
+        r"base search ends: all trials have ended",
+        rf"Base models: 2 done in {seconds}; best base-000\d miou 0\.\d{{4}}",
+        r"next: ensemble-tune search meta --data .*",
+    ]
+    paper = Console(file=io.StringIO(), width=100, record=True)
+    paper.print(leaderboard(tmp_path / "run", stage="base"))
+    table = {line.strip() for line in paper.export_text().splitlines()}
+    said = [line for line in left if line not in table]
+    assert [line for line in said if line and not any(re.fullmatch(each, line) for each in wanted)] == []
+    assert all(any(re.fullmatch(each, line) for line in left) for each in wanted), left
+
+
+def left_on_a_terminal(told: str) -> list[str]:
+    """What is still to be read when a command that draws as Rich does has ended: lines up to where the cursor is."""
+    lines, at, column = [""], 0, 0
+    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])", told):
+        code = re.fullmatch(r"\x1b\[([0-9;?]*)([A-Za-z])", part)
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            at += 1
+            lines += [""] * (at + 1 - len(lines))
+        elif code is None:
+            lines[at] = lines[at][:column].ljust(column) + part + lines[at][column + len(part) :]
+            column += len(part)
+        elif code[2] == "A":
+            at = max(0, at - int(code[1] or 1))
+        elif code[2] == "K":
+            lines[at] = ""
+    return lines
+
+
+def in_a_terminal(words: list[str], enough: re.Pattern[str] | None = None, seconds: float = 120) -> tuple[int, str]:
     """Runs a command on a terminal of 24 lines and 100 columns: how it ended, and all that it wrote there.
 
-    enough: what it writes before Ctrl-C is typed; None types nothing.
+    enough: what it writes before Ctrl-C is typed; None types nothing. seconds: then it is killed.
     """
     child, terminal = pty.fork()
     if child == 0:
         os.environ |= {"TERM": "xterm-256color", "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
         os.execv(words[0], words)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    written, until = b"", time.monotonic() + 120
+    written, until = b"", time.monotonic() + seconds
     while time.monotonic() < until:
         if not select.select([terminal], [], [], 1.0)[0]:
             continue
