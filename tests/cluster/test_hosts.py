@@ -214,6 +214,7 @@ def test_where_the_head_dies_ray_up_and_the_same_command_lose_nothing(cluster: C
 
 
 def test_ray_down_ends_ray_and_nobody_has_seen_the_token(cluster: Cluster) -> None:
+    cluster.wait_for_nodes(3)  # the workers, too, are still coming back to the head that died
     check_that_nobody_sees_the_token(cluster)
     cluster.close_tunnel()
     cluster.type(on_the_page("ray down"))
