@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble_tune.trial import Checkpoint, EpochResult, Params
+from ensemble_tune.trial import Checkpoint, EpochResult, Params, Value
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,12 @@ class HungryTrial:
         if times < int(params.get("killed", 0)):
             (self.groups / "cgroup.procs").write_text("0")
         (b"x" * (int(params["mib"]) * 2**20)).find(b"y")
+
+    def _tried(self, seed: Value) -> int:
+        """How often a trial has taken its memory."""
+        tried = self.log.with_name(f"tried-{seed}")
+        return len(tried.read_text()) if tried.exists() else 0
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        while not until():
+            time.sleep(0.05)

@@ -2,6 +2,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from ensemble_tune.tune.machines import Machines, _gib, _look, cores
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Machine, Resources
 from ensemble_tune.tune.search import Search
+from ensemble_tune.tune.workers import Workers
 
-CGROUP = Path("/sys/fs/cgroup/memory")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture
@@ -177,31 +179,34 @@ class TestOnLocalRay:
 
 @pytest.fixture
 def small_group() -> Iterator[Path]:
-    """A group of processes whose memory the kernel bounds."""
-    group = CGROUP / f"ensemble-tune-test-{os.getpid()}"
+    """A group of processes whose memory the kernel bounds, by either version of its groups."""
+    second = (CGROUPS / "cgroup.controllers").is_file()
+    group = (CGROUPS if second else CGROUPS / "memory") / f"ensemble-tune-test-{os.getpid()}"
     try:
         group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(200 * 2**20))
+        (group / ("memory.max" if second else "memory.limit_in_bytes")).write_text(str(200 * 2**20))
     except OSError:
-        pytest.skip("only root may make groups of bounded memory")
+        with suppress(OSError):
+            group.rmdir()
+        pytest.skip(
+            "only root may make groups of bounded memory, and in the second version only where memory is handed on"
+        )
     yield group
     group.rmdir()
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_trial_that_the_kernel_kills_for_its_memory_runs_once_more_beside_others(
+def test_a_trial_that_the_kernel_kills_for_its_memory_runs_once_more_beside_three_that_do_not_notice(
     tmp_path: Path, small_group: Path
 ) -> None:
     points: list[dict[str, Value]] = [
-        {"seed": 0},
-        {"mib": 400, "killed": 1, "seed": 1},
-        {"mib": 400, "killed": 9, "seed": 2},
+        *({"seed": seed, "meets": 4, "outlives": 3} for seed in range(3)),
+        {"seed": 3, "meets": 4, "mib": 400, "killed": 1},
+        {"seed": 4, "mib": 400, "killed": 9},
     ]
-    first, once, always = given(tmp_path, small_group, points)
-    assert [(t.status, t.epochs, t.attempt) for t in (first, once)] == [
-        (Status.FINISHED, 3, 1),
-        (Status.FINISHED, 3, 2),
-    ]
-    assert once.gpu == {"ran_out": 0.0} and first.gpu == {}
+    four = Workers(Resources(cpus=len(os.sched_getaffinity(0)) / 4, gpus=0))
+    *three, once, always = given(tmp_path, small_group, points, workers=four)
+    assert [(t.status, t.epochs, t.attempt, t.gpu) for t in three] == [(Status.FINISHED, 3, 1, {})] * 3
+    assert (once.status, once.epochs, once.attempt, once.gpu) == (Status.FINISHED, 3, 2, {"ran_out": 0.0})
     assert (always.status, always.epochs) == (Status.OUT_OF_MEMORY, 1)
     assert always.error is not None and always.error.startswith("out of memory with no GPU, the second time: ")
