@@ -101,9 +101,8 @@ class DatasetSpec:
         if self.sequence is not None:
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter(
-                        "ignore", FutureWarning
-                    )  # of what later versions of Python may read otherwise
+                    # Of what later versions of Python may read otherwise.
+                    warnings.simplefilter("ignore", FutureWarning)
                     groups = re.compile(self.sequence).groupindex
             except (re.error, OverflowError, RecursionError) as error:
                 yield f"sequence {self.sequence!r} is no regular expression: {error}"
