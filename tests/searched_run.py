@@ -20,9 +20,9 @@ def searched_run(out: Path, trials: int = 24, *, epochs: int = EPOCHS, alive: bo
     The second half was trained by a second call, on the next morning; alive: which was heard of a moment ago. Every
     trial has milliseconds too.
     """
-    found, sessions = _searched(STARTED, trials, epochs)
+    found, sessions = searched_trials(STARTED, trials, epochs)
     if alive:
-        found, sessions = _searched(STARTED + (datetime.now(UTC) - sessions[-1].updated), trials, epochs)
+        found, sessions = searched_trials(STARTED + (datetime.now(UTC) - sessions[-1].updated), trials, epochs)
     ledger = Ledger(out / LEDGER)
     ledger.open()
     for record, rows in found:
@@ -35,7 +35,7 @@ def searched_run(out: Path, trials: int = 24, *, epochs: int = EPOCHS, alive: bo
     return out
 
 
-def _searched(
+def searched_trials(
     begun: datetime, trials: int, epochs: int
 ) -> tuple[list[tuple[TrialRecord, list[EpochRecord]]], list[SessionRecord]]:
     """The trials with their epochs, and both calls."""

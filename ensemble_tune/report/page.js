@@ -70,28 +70,52 @@ for (const picture of document.querySelectorAll(".picture")) {
 const plain = document.getElementById("plain");
 if (plain) plain.addEventListener("change", () => document.getElementById("frames").classList.toggle("plain", plain.checked));
 
-// Trials: sorted by a click on a column's name, filtered by words, stage and status.
+// Trials: sorted by a click on a column's name, filtered by words, stage and status, some hundreds of them at once.
+const STEP = 500;
+
+function element(texts) {
+  const row = document.createElement("tr");
+  texts.forEach((text, place) => {
+    const cell = document.createElement(place ? "td" : "th");
+    if (!place) cell.scope = "row";
+    cell.textContent = text;
+    row.append(cell);
+  });
+  return row;
+}
+
+// Each row is its cells' texts; its element is made when it is shown for the first time.
+const tables = [...document.querySelectorAll(".trials")].map((block) => {
+  const body = block.querySelector("tbody");
+  const there = [...body.rows].map((row) => ({ texts: [...row.cells].map((cell) => cell.textContent), element: row }));
+  const others = JSON.parse(block.querySelector("script").textContent).map((texts) => ({ texts, element: null }));
+  const rows = [...there, ...others];
+  for (const row of rows) row.words = row.texts.join(" ").toLowerCase();
+  return { block, body, rows, limit: Math.max(STEP, there.length), more: block.querySelector(".more") };
+});
+
+function key(text) {
+  const number = Number(text);
+  return text.trim() === "" || Number.isNaN(number) ? text : number;
+}
+
 function sort(head, button) {
-  const table = head.closest("table");
+  const table = tables.find((each) => each.block.contains(head));
   const column = [...head.parentElement.children].indexOf(head);
-  const rows = [...table.tBodies[0].rows];
-  const keys = new Map(rows.map((row) => {
-    const cell = row.cells[column];
-    return [row, cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v)];
-  }));
-  const numbers = rows.some((row) => typeof keys.get(row) === "number");
+  const keys = new Map(table.rows.map((row) => [row, key(row.texts[column])]));
+  const numbers = table.rows.some((row) => typeof keys.get(row) === "number");
   const down = head.ariaSort ? head.ariaSort === "ascending" : numbers;  // the largest number first
   for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
   head.ariaSort = down ? "descending" : "ascending";
-  const lacking = (key) => key === "-" || key === "";
-  rows.sort((a, b) => {
+  const lacking = (text) => text === "-" || text === "";
+  const { compare } = new Intl.Collator(undefined, { numeric: true });
+  table.rows.sort((a, b) => {
     const [one, two] = [keys.get(a), keys.get(b)];
     if (lacking(one) !== lacking(two)) return lacking(one) ? 1 : -1;
-    const order = typeof one === "number" && typeof two === "number" ? one - two
-      : String(one).localeCompare(String(two), undefined, { numeric: true });
+    const order = typeof one === "number" && typeof two === "number" ? one - two : compare(String(one), String(two));
     return down ? -order : order;
   });
-  table.tBodies[0].append(...rows);
+  show(table);
   button.focus();
 }
 for (const button of document.querySelectorAll(".sortable button")) {
@@ -99,23 +123,29 @@ for (const button of document.querySelectorAll(".sortable button")) {
 }
 
 const [find, stage, status] = ["find", "stage", "status"].map((id) => document.getElementById(id));
-function filter() {
+
+// Fills a table with the rows that are asked for, as far as its limit; how many are asked for.
+function show(table) {
   const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0, all = 0;
-  for (const block of document.querySelectorAll(".trials")) {
-    let here = 0;
-    for (const row of block.querySelectorAll("tbody tr")) {
-      const text = row.textContent.toLowerCase();
-      row.hidden = (stage.value && stage.value !== block.dataset.stage)
-        || (status.value && status.value !== row.dataset.status)
-        || !words.every((word) => text.includes(word));
-      here += row.hidden ? 0 : 1;
-      all += 1;
-    }
-    block.hidden = here === 0;
-    shown += here;
-  }
-  document.getElementById("count").textContent = shown === all ? `${all} trials` : `${shown} of ${all} trials`;
+  const here = !stage.value || stage.value === table.block.dataset.stage;
+  const found = here ? table.rows.filter((row) => (!status.value || status.value === row.texts[1])
+    && words.every((word) => row.words.includes(word))) : [];
+  const shown = found.slice(0, table.limit);
+  table.body.replaceChildren(...shown.map((row) => (row.element ||= element(row.texts))));
+  table.block.hidden = found.length === 0;
+  const left = found.length - shown.length;
+  table.more.parentElement.hidden = left === 0;
+  table.more.textContent = `Show ${Math.min(STEP, left)} more of ${left}`;
+  return found.length;
+}
+
+function filter() {
+  const all = tables.reduce((sum, table) => sum + table.rows.length, 0);
+  const found = tables.reduce((sum, table) => sum + show(table), 0);
+  document.getElementById("count").textContent = found === all ? `${all} trials` : `${found} of ${all} trials`;
+}
+for (const table of tables) {
+  table.more.addEventListener("click", () => { table.limit += STEP; show(table); });
 }
 document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
 for (const each of [find, stage, status]) each.addEventListener("input", filter);

@@ -121,6 +121,33 @@ def test_a_click_on_a_column_sorts_the_table_and_a_status_filters_it(reader: Rea
     assert all("stopped" in text for text in shown.all_inner_texts())
 
 
+def test_trials_beyond_the_first_hundreds_are_sorted_filtered_and_shown(
+    reader: Reader, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = searched_run(tmp_path_factory.mktemp("many") / "run", 1300, epochs=2)
+    opened = reader.open(Path(str(write_report(run))))
+    page = opened.page
+    rows, more = page.locator(".trials tbody tr"), page.locator(".trials .more")
+    assert rows.count() == 500 and page.inner_text("#count") == "1300 trials"
+    assert more.inner_text() == "Show 500 more of 800"
+    more.focus()
+    for shown in (1000, 1300):
+        page.keyboard.press("Enter")
+        assert rows.count() == shown
+    assert not more.is_visible()
+    page.locator(".trials th button", has_text="trial").click()
+    assert rows.first.locator("th").inner_text() == "base-0000"
+    page.keyboard.press("Enter")
+    assert rows.first.locator("th").inner_text() == "base-1299"
+    page.fill("#find", "base-0777")
+    assert rows.count() == 1 and page.inner_text("#count") == "1 of 1300 trials"
+    page.fill("#find", "")
+    page.select_option("#status", "failed")
+    assert 0 < rows.count() < 300 and set(rows.locator("td:nth-child(2)").all_inner_texts()) == {"failed"}
+    assert "</script>" in rows.first.inner_text(), "an error is shown as it was"
+    assert not opened.errors
+
+
 def test_words_and_stage_filter_the_tables(reader: Reader, whole: Path) -> None:
     page = reader.open(whole).page
     names = page.locator(".trials tbody tr:visible th")

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from compared import candidate
-from searched_run import EPOCHS, searched_run
+from searched_run import EPOCHS, STARTED, searched_run, searched_trials
 from tiny_run import Finished
 from written_run import base, usual_run, write_run
 
@@ -23,13 +23,15 @@ from ensemble_tune.report.curves import curves_plot
 from ensemble_tune.report.fusions import class_gains_plot, class_plots, fusion_table, gains_plot
 from ensemble_tune.report.members import member_table
 from ensemble_tune.report.plot import Plot
-from ensemble_tune.report.run_view import RunView
+from ensemble_tune.report.run_view import RunView, StageView
 from ensemble_tune.report.trial_table import trial_tables
 from ensemble_tune.report.tuning import study_of, tuning_plots
 from ensemble_tune.tune.aim import join_objectives
 from ensemble_tune.tune.ledger import LEDGER
 from ensemble_tune.tune.pareto import front
 from ensemble_tune.tune.record import Objective, Status
+
+STAGES = {"base": slice(0, 9_700), "meta": slice(9_700, None)}
 
 
 def traces(plot: Plot | None) -> dict[str, dict[str, Any]]:
@@ -276,14 +278,28 @@ def test_every_trial_is_in_a_table_the_best_first(searched: RunView) -> None:
         *("trial", "status", "miou", "small_miou", "best epoch", "epochs", "seconds"),
         *("architecture", "decoder_attention", "learning_rate", "error"),
     )
-    scores = [row[2].number for row in table.rows if row[1].text != "failed"]
-    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
-    lacking = [row for row in table.rows if row[7].text != "unet"]
-    assert lacking and all(row[8].text == "-" and row[8].number is None for row in lacking)
+    scores = [float(row[2]) for row in table.rows if row[1] != "failed"]
+    assert scores == sorted(scores, reverse=True)
+    lacking = [row for row in table.rows if row[7] != "unet"]
+    assert lacking and all(row[8] == "-" for row in lacking)
 
 
-def test_of_too_many_trials_the_best_are_in_the_table(tmp_path: Path) -> None:
-    view = RunView.of(searched_run(tmp_path, 1600, epochs=2))
-    (table,) = trial_tables(view)
-    assert len(table.rows) == 1500 and table.left_out == 100
-    assert not any(math.isnan(row[2].number or 0) for row in table.rows)
+def test_every_one_of_ten_thousand_trials_is_in_the_table(searched: RunView, tmp_path: Path) -> None:
+    """Some are there at once, the others wait in two megabytes at most: the page's own share of eight."""
+    trials = [record for record, _ in searched_trials(STARTED, 10_000, 2)[0]]
+    stages = [StageView.of(name, trials[part], {}, tmp_path) for name, part in STAGES.items()]
+    tables = trial_tables(replace(searched, stages=tuple(stages)))
+    assert [table.stage for table in tables] == ["base", "meta"] and not any(table.left_out for table in tables)
+    assert sum(len(table.rows) for table in tables) == 500 and sum(len(table.more.encode()) for table in tables) < 2e6
+    for table, stage in zip(tables, stages, strict=True):
+        names = [row[0] for row in (*table.rows, *json.loads(table.more))]
+        assert len(names) == len(set(names)) == len(stage.trials) == len(table.rows) + table.waiting
+        assert names[: len(stage.ranked)] == [trial.trial for trial in stage.ranked] and "<" not in table.more
+
+
+def test_of_too_many_trials_the_best_are_in_the_table(searched: RunView, tmp_path: Path) -> None:
+    trials = [record for record, _ in searched_trials(STARTED, 30_000, 2)[0]]
+    (table,) = trial_tables(replace(searched, stages=(StageView.of("base", trials, {}, tmp_path),)))
+    assert len(table.more.encode()) <= 2e6 and 0 < table.left_out == 30_000 - len(table.rows) - table.waiting
+    shown = {row[0] for row in (*table.rows, *json.loads(table.more))}
+    assert shown >= {trial.trial for trial in sorted(trials, key=lambda trial: -(trial.score or 0))[:5000]}
