@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -27,6 +28,9 @@ from ensemble_tune.tune.trial_folder import TrialFolder, unwritten
 from ensemble_tune.tune.watcher import Watcher
 
 log = logging.getLogger(__name__)
+
+_RETAIN_SECONDS = 1.0
+"""How long checkpoints are removed in one go while trials wait: in an object store a trial's take a third of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,7 @@ class Conductor:
         self._decisions.look(now.timestamp())
         self._tell_session(now)
         if self._ledger.flush_if_due():
-            self._retain()
+            self._retain(_RETAIN_SECONDS)
 
     def _flush(self) -> None:
         if self._ledger.flush():
@@ -245,12 +249,14 @@ class Conductor:
         self._ledger.put_session(self.session)
         self._watcher.session(self.session)
 
-    def _retain(self) -> None:
+    def _retain(self, seconds: float = math.inf) -> None:
         """Of trials that ended, the checkpoint each is worth; of one outside the best `keep`, none.
 
-        Only once their end is on disk: a trial that the ledger calls running goes on from its last checkpoint.
+        Only once their end is on disk: a trial that the ledger calls running goes on from its last checkpoint. seconds:
+        after these no further trial is begun with; the next flush goes on.
         """
-        while self._ended:
+        until = time.monotonic() + seconds
+        while self._ended and time.monotonic() <= until:
             record = self._ended[-1]
             folder = self.folder(record.trial)
             try:
@@ -267,7 +273,7 @@ class Conductor:
             if record.score is not None and not record.status.went_wrong:
                 loss = -record.score if self.goal.mode == "max" else record.score
                 insort(self._kept, (loss, record.number, record.trial))
-        while len(self._kept) > self.goal.keep:
+        while len(self._kept) > self.goal.keep and time.monotonic() <= until:
             _, _, name = self._kept.pop()
             if name not in self._protected:
                 with suppress(StorageError):  # it is worth no more than its space

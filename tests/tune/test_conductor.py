@@ -1,3 +1,4 @@
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from counting_trial import CountingTrial, check
 from records import epoch_record, trial_record
 
 from ensemble_tune.trial import Checkpoint, EpochResult, Params, Trial, Value
+from ensemble_tune.tune import conductor
 from ensemble_tune.tune.aim import objectives_of
 from ensemble_tune.tune.conductor import Assignment, Conductor
 from ensemble_tune.tune.decisions import Goal
@@ -142,6 +144,24 @@ def test_a_session_keeps_the_objectives_that_its_search_went_after(tmp_path: Pat
         run.to_the_end()
         sessions = Ledger(tmp_path / stage / "ledger").sessions()
         assert len(sessions) == 1 and objectives_of(sessions, stage) == (after if stage == "base" else [])
+
+
+def test_checkpoints_that_there_was_no_time_to_remove_go_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "_RETAIN_SECONDS", -1.0)
+    monkeypatch.setattr(Ledger, "flush_if_due", Ledger.flush)
+    left: list[int] = []
+    retain = Conductor._retain
+
+    def watched(self: Conductor, seconds: float = math.inf) -> None:
+        retain(self, seconds)
+        left.append(len(self._ended))
+
+    monkeypatch.setattr(Conductor, "_retain", watched)
+    run = Run(tmp_path).to_the_end()
+    assert max(left) == 4 and left[-1] == 0
+    assert run.kept() == best_epochs(run.trials, 2)
 
 
 def test_a_protected_trial_keeps_its_checkpoint(tmp_path: Path) -> None:
