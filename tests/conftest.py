@@ -69,10 +69,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> "Finished":
-    """A whole run on the tiles, interrupted in every stage; read it, never write to it."""
+    """A whole run on the tiles, interrupted in every stage, in a folder as people name them; never write to it."""
     from tiny_run import finish
 
-    return finish(tiles, tmp_path_factory.mktemp("finished"))
+    return finish(tiles, tmp_path_factory.mktemp("finished") / "ein Lauf ü")
 
 
 @pytest.fixture(scope="session")
