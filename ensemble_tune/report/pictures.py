@@ -74,9 +74,8 @@ def pictures(final: FinalFolder | None, data: str | None = None, cache: Path | N
         dataset = open_dataset(source, cache or default_cache())
         dataset = dataset if final.manifest.split == "official" else dataset.in_blocks()
         foreign = f"{source} is not the data that the ensemble was measured on; give that with --data."
-        pieces = (
-            {piece.name: piece for piece in pieces_of(dataset, final.split)} if final.split in dataset.splits else {}
-        )
+        split = final.split or "test"
+        pieces = {piece.name: piece for piece in pieces_of(dataset, split)} if split in dataset.splits else {}
         # What an older version trained knows no digest.
         other = final.manifest.data_digest not in (None, dataset.digest)
         if other or not pieces.keys() >= set(evidence.names):
