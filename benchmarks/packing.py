@@ -6,7 +6,7 @@ python benchmarks/packing.py ray [ROUNDS]
 In a virtual time, on the decisions that Tune executes: trials that take 2 to 40 GiB for 2 to 6 minutes, on two cards of
 16 GiB beside one of 80, and on three of 80. Starting a worker counts as 10 s, taking one over as nothing. `ray` runs
 the searches themselves on Ray's test cluster with such cards, logical ones: 30 trials that take 8 to 40 GiB and sleep
-for 2 to 6 s. That is no longer than a worker takes to start, and workers start on the machine's own processors, whatever
+for 2 to 6 s. No longer than a worker takes to start, and workers start on the machine's own processors, whatever
 the cluster is told of them: there it shows what starts cost, as few trials by need take a worker over.
 
 Against it, half a card for all: the smallest part of the largest card that holds the largest trial. As Tune knows
