@@ -64,7 +64,7 @@ class Machines:
     def have_cores_for(self, trials: int) -> None:
         """Warns where so many trials at once are more than there are cores on the machines that were up last."""
         if trials > self._cores:
-            _warn_of_cores(trials, self._cores)
+            _warn_of_cores(self._cores)
 
     def killed_for_memory(self, machine: str | None) -> bool:
         """Whether a process that died on a machine is one that its kernel has killed for want of memory lately; None
@@ -208,11 +208,11 @@ def cores(machines: Iterable[Machine]) -> float:
 
 
 @cache
-def _warn_of_cores(trials: int, there: float) -> None:
+def _warn_of_cores(there: float) -> None:
     """Once a process."""
     log.warning(
-        "%d trials run side by side on %g cores, and wait for each other; give --cpus-per-trial 1 or more to avoid it",
-        trials,
+        "more trials run side by side than there are cores, %g, and wait for each other; "
+        "give --cpus-per-trial 1 or more to avoid it",
         there,
     )
 
