@@ -128,7 +128,9 @@ def test_more_trials_than_cores_are_warned_of_once(
     for trials in (7, 8, 9):
         asked.have_cores_for(trials)
     (warning,) = caplog.messages
-    assert warning.startswith("more trials run side by side than there are cores, 7,") and "--cpus-per-trial 1" in warning
+    assert (
+        warning.startswith("more trials run side by side than there are cores, 7,") and "--cpus-per-trial 1" in warning
+    )
 
 
 def given(out: Path, groups: Path, points: list[dict[str, Value]], **options: Any) -> list[TrialRecord]:
