@@ -227,7 +227,7 @@ def test_labels_of_the_scored_block_never_touch_the_weights_of_a_fusion(
             load_file(tmp_path / run / str(result.epoch) / "model.safetensors") for run in ("clean", "poisoned")
         )
         assert one and all(np.array_equal(one[name], other[name]) for name in one)
-    assert np.isnan(poisoned[0].scores["iou.road"]) and not np.isnan(clean[0].scores["iou.road"]), "not poisoned"
+    assert np.isnan(poisoned[-1].scores["iou.road"]) and not np.isnan(clean[-1].scores["iou.road"]), "not poisoned"
     learned = live(_trial(members, data, after.root), {**params, "block": 2}, tmp_path / "learned")
     same = live(_trial(members), {**params, "block": 2}, tmp_path / "same")
     assert kind == "greedy" or learned[0].scores["train_loss"] != same[0].scores["train_loss"], "labels matter"
