@@ -202,7 +202,7 @@ def allocated_undone(config: BaseConfig, folder: Path) -> int:
         return model
 
     vars(base_trial)["build_base_model"] = undone  # in this process, which ends
-    # On this processor torch's gradients of dilated depthwise convolutions in bfloat16 are wrong (layers.py): steps along
+    # Here torch's gradients of dilated depthwise convolutions in bfloat16 are wrong (layers.py): steps along
     # them must be too small to diverge. They take the same memory.
     return allocated(replace(config, learning_rate=1e-9), folder)
 
