@@ -51,7 +51,7 @@ GPUS_A_MACHINE, LOST_AN_HOUR = 4, 0.05
 DEAD_SECONDS = 31.0
 """From the kill of a host's every process to the first epoch that one of its trials ended elsewhere, as
 tests/cluster/test_hosts.py prints it (-s): 11 and 31 s, three hosts on two cores that much else ran on, epochs of 2 s.
-A host that falls silent instead is given up by Ray only after some 50 s."""
+A host that falls silent is given up later, after health checks of Ray's that it missed: not measured."""
 EPOCHS_A_PART, TRIALS_A_PART = 64, 256
 """How many trials' rows a part of the ledger's two tables holds."""
 SPACE = SearchSpace.parse("""

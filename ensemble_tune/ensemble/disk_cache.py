@@ -30,7 +30,7 @@ _SUMMED = "*.npy"
 """Files whose checksums are kept: arrays are mapped as they are, where a damaged picture is noticed as it is read."""
 
 _intact: set[tuple[Path, str]] = set()
-"""Folders whose arrays this process has summed, each with its stamp: a gigabyte takes it about a second."""
+"""Folders whose arrays this process has summed, each with its stamp: summing reads every byte, so once is enough."""
 
 
 def default_cache() -> Path:

@@ -30,7 +30,7 @@ from ensemble_tune.tune.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _RETAIN_SECONDS = 1.0
-"""How long checkpoints are removed in one go while trials wait: in an object store a trial's take a third of it."""
+"""How long checkpoints are removed in one go while trials wait: in an object store each is several requests."""
 
 
 @dataclass(frozen=True, slots=True)
