@@ -98,11 +98,9 @@ def summary(out: Location, split: str | None, final: Mapping[str, float]) -> Tab
     """
     table = _compared(out)
     if split is not None:
-        measured = f"exported ensemble on {split}: miou {_number(final.get('miou', math.nan))}, " + ", ".join(
-            f"{name} {_number(final[key])}"
-            for name, key in (("mean of its members", "mean.miou"), ("its best member", "member-1.miou"))
-            if key in final
-        )
+        scored = (("miou", "miou"), ("mean of its members", "mean.miou"), ("its best member", "member-1.miou"))
+        figures = ", ".join(f"{name} {_number(final[key])}" for name, key in scored if key in final)
+        measured = f"exported ensemble on {split}: {figures}"
         table.caption = f"{table.caption}\n{measured}" if table.caption else measured
     return table
 
