@@ -94,6 +94,11 @@ class Stage:
         """How many trials have a place now; places: as many as there are, where all have the same share."""
         return places if self.bookings is None else len(self.bookings.booked)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a trial waits for room."""
+        return bool(self.window or self.again)
+
     def meet(self, machines: Sequence[Machine]) -> None:
         """The machines that there are from now on."""
         if self.bookings is not None:

@@ -143,6 +143,12 @@ class Proposals(SearchAlgorithm):
         return self.stage is None or self.stage.bookings is None
 
     @property
+    def rests(self) -> bool:
+        """Whether no trial of a stage whose trials have shares of their own waits for a place."""
+        stage = self.stage
+        return stage is not None and stage.bookings is not None and not self.grows and not stage.waits
+
+    @property
     def grows(self) -> bool:
         """Whether machines come when they are asked for, and go when they are idle: then no worker waits on one."""
         return self._grown is not None
@@ -287,6 +293,8 @@ class Events(TrialScheduler):
         follower = self._proposals.keeps_worker(trial.trial_id)
         if follower is not None:
             self._workers.hand_over(tune_controller, trial, follower)
+        elif self._proposals.rests:
+            self._workers.stay(tune_controller, trial)
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial waits for a place."""
@@ -314,8 +322,9 @@ class Events(TrialScheduler):
         self._proposals.look(tune_controller)
         self._workers.handed_over(tune_controller, self._proposals.coming)
         self._waiting = [trial for trial in self._waiting if trial.status == TuneTrial.PENDING]
-        others = (trial for trial in self._waiting if not self._workers.is_starting(tune_controller, trial))
-        return next(others, next(iter(self._waiting), None))
+        others = [trial for trial in self._waiting if not self._workers.is_starting(tune_controller, trial)]
+        self._workers.make_way(tune_controller, others)
+        return next(iter(others or self._waiting), None)
 
     def debug_string(self) -> str:
         """Shown by Tune's own output, which is off."""

@@ -6,7 +6,8 @@ Where Tune's parts have other names than in the tested version, stages are as ri
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections import Counter
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -26,6 +27,8 @@ class TuneWorkers:
         """How many idle workers of a share Tune was told to keep."""
         self._takes_over: dict[str, Any] = {}
         """The request to Ray of trials that are about to take over a worker that Tune was told to keep, by name."""
+        self._idle: Counter[Any] = Counter()
+        """How many workers of each request stay for the next stage."""
 
     def keep(self, tune_controller: TuneController, like: TuneTrial, count: int) -> None:
         """Keeps so many idle workers that have a trial's share: Tune itself keeps as many as trials wait, and so at the
@@ -63,6 +66,21 @@ class TuneWorkers:
         cache: Any = getattr(tune_controller, "_actor_cache", None)
         for name in [name for name in self._takes_over if name not in coming]:
             cache.decrease_max(self._takes_over.pop(name))
+
+    def stay(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Keeps the worker of a trial that ends for one of the next stage that makes the same request."""
+        cache: Any = getattr(tune_controller, "_actor_cache", None)
+        if hasattr(cache, "increase_max"):
+            cache.increase_max(trial.placement_group_factory)
+            self._idle[trial.placement_group_factory] += 1
+
+    def make_way(self, tune_controller: TuneController, waiting: Iterable[TuneTrial]) -> None:
+        """Ends the workers that stayed, once a trial waits for another place than theirs: they may hold what it needs."""
+        cache: Any = getattr(tune_controller, "_actor_cache", None)
+        if self._idle and not all(cache.has_cached_object(trial.placement_group_factory) for trial in waiting):
+            for request, count in self._idle.items():
+                cache.decrease_max(request, by=count)
+            self._idle.clear()
 
     @staticmethod
     def is_starting(tune_controller: TuneController, trial: TuneTrial) -> bool:

@@ -113,6 +113,9 @@ def of_many_sizes(out: Path, address: str) -> None:
     with Workers(Resources(cpus=0.5), address) as workers:
         search(out / "packed", workers, trial, points(out), needs)
         search(out / "sized", workers, Sized(), [{"gib": 5, "seed": 5}])
+        # Halves of the small cards, the same again, and then whole ones.
+        for name, gib, number in (("first", 8, 4), ("second", 8, 4), ("whole", 16, 2)):
+            search(out / name, workers, trial, [{"gib": gib, "seed": seed} for seed in range(number)], needs)
     with Workers(Resources(cpus=0.5, gpus=0.1), address) as tenth:
         search(out / "explicit", tenth, Sized(), [{"gib": 9, "seed": 9}])
 

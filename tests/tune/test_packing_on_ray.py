@@ -123,6 +123,14 @@ def test_workers_are_taken_over_as_a_rule(ledger: Ledger) -> None:
     assert len(processes) < 0.7 * trials, f"{len(processes)} processes for {trials} trials"
 
 
+def test_the_next_stage_takes_the_workers_over_unless_it_needs_what_they_hold(runs: Path) -> None:
+    first, second, whole = (Ledger(runs / name / LEDGER) for name in ("first", "second", "whole"))
+    processes = [{row.worker for row in ledger.epochs()} for ledger in (first, second, whole)]
+    assert processes[1] == processes[0] and not processes[2] & processes[0]
+    shares = [(trial.status, trial.gpu["share"]) for trial in whole.trials()]
+    assert shares == [(Status.FINISHED, 1.0)] * 2
+
+
 def test_one_that_ran_out_of_memory_goes_on_with_more_and_the_others_never_knew(ledger: Ledger) -> None:
     found = by_size(ledger)
     (again,) = found[3.9]
