@@ -25,6 +25,8 @@ _TITLES = {
     "compare": "Comparison of fusions",
     "final": "Final training",
 }
+_SEARCHES_NOTHING = ("probe", "fold", "compare", "final")
+"""Stages whose trials differ in what they are part of, not in parameters that somebody searches."""
 _WORDS = {Status.FINISHED: "done", Status.OUT_OF_MEMORY: "out of memory"}
 _COLOURS = {
     Status.RUNNING: "cyan",
@@ -166,7 +168,8 @@ def _best(snapshot: Snapshot, best: TrialRecord, width: int) -> RenderableType:
     of = snapshot.epochs_of(best) or best.epochs
     line = Text(f"{best.trial}  ").append(_score(best, snapshot.metric), style="bold green")
     line.append(f"  epoch {best.best_epoch} of {of}")
-    words = ", ".join(f"{name} {value_text(value)}" for name, value in snapshot.telling_params(best).items())
+    searched = ", ".join(f"{name} {value_text(value)}" for name, value in snapshot.telling_params(best).items())
+    words = told(best) if snapshot.session.stage in _SEARCHES_NOTHING else searched
     params = Text(words, style="dim")
     params.truncate(_PARAMETER_LINES * max(20, width - _LABELS), overflow="ellipsis")
     return Group(line, params) if words else line

@@ -53,6 +53,13 @@ def test_a_stage_on_a_wide_terminal() -> None:
     ]
 
 
+def test_the_best_of_a_stage_that_searches_nothing_is_told_as_the_others_are() -> None:
+    assert shown(snapshot(*STAGE, stage="fold"))[3:5] == [
+        "best     base-0000  miou 0.4500  epoch 30 of 30",
+        "         unet resnet18",
+    ]
+
+
 def test_a_stage_on_a_narrow_terminal_loses_no_line_to_wrapping() -> None:
     lines = shown(snapshot(*STAGE), width=60)
     assert lines[5:9] == [

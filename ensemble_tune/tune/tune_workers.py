@@ -75,7 +75,7 @@ class TuneWorkers:
             self._idle[trial.placement_group_factory] += 1
 
     def make_way(self, tune_controller: TuneController, waiting: Iterable[TuneTrial]) -> None:
-        """Ends the workers that stayed, once a trial waits for another place than theirs: they may hold what it needs."""
+        """Ends those that stayed, once a trial waits for another place than theirs: they may hold what it needs."""
         cache: Any = getattr(tune_controller, "_actor_cache", None)
         if self._idle and not all(cache.has_cached_object(trial.placement_group_factory) for trial in waiting):
             for request, count in self._idle.items():
