@@ -15,7 +15,7 @@ from ensemble_tune.report.run_view import RunView
 from ensemble_tune.results import told
 from ensemble_tune.tune.aim import objectives_of
 from ensemble_tune.tune.pareto import front, pick
-from ensemble_tune.tune.record import Objective, TrialRecord
+from ensemble_tune.tune.record import Objective, Status, TrialRecord
 
 _MOST_POINTS = 1500
 _SMALLEST, _LARGEST = 6.0, 22.0
@@ -88,8 +88,9 @@ def _plot(
         )
         asked = "" if objectives == _USUAL else "".join(f" --objective {quoted(_typed(each))}" for each in objectives)
         how = f": ensemble-tune export {quoted(view.place)} --pick knee{asked}" if own == "meta" else ""
+        finished = sum(record.status is Status.FINISHED for record in found[own])
         said = (
-            f" No other beats those on the line, {len(unbeaten)} of {len(found[own])}, in both; "
+            f" No other finished one beats those on the line, {len(unbeaten)} of {finished}, in both; "
             f"the knee is {knee.trial}{how}."
         )
     larger = " The larger a mark, the more parameters." if most else ""

@@ -39,6 +39,8 @@ class Layout:
     """The columns that every row has."""
     groups: Mapping[str, tuple[pa.DataType, ...]] = field(default_factory=dict)
     """Further columns are named "<group>.<name>": each group, and the types its columns may have."""
+    amounts: str | None = None
+    """The group whose numbers are amounts: 0 or more."""
     number: str = "number"
     """The column that, with the stage, says in which part a row is."""
     epoch: str | None = None
@@ -173,6 +175,10 @@ def _wrong_rows(table: pa.Table, part: Part, layout: Layout) -> Iterator[str]:
             times = table[name].drop_null().cast(pa.int64()).to_numpy()
             if len(times) and not (times.min() >= _FIRST and times.max() <= _LAST):
                 yield f"its column {name} has a time outside of the calendar"
+        if name.partition(".")[0] == layout.amounts:
+            wrong = [value for value in table[name].drop_null().to_pylist() if not value >= 0]
+            if wrong:
+                yield f"its column {name} has {wrong[0]}, which is no amount"
     for stage in table["stage"].unique().to_pylist():
         if stage != part.stage:
             yield f"it has rows of stage {stage}"

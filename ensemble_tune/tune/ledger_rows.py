@@ -78,6 +78,7 @@ SESSIONS = Layout(
         ]
     ),
     groups={"goal": _TEXT, "limit": _NUMBER, "use": _NUMBER},
+    amounts="limit",
     number="session",
     a_part=None,
 )

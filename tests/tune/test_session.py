@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from records import BEGIN, epoch_record, trial_record
 
+from ensemble_tune.errors import RunError
 from ensemble_tune.tune.ledger import Ledger
 from ensemble_tune.tune.session import SessionRecord
 
@@ -92,3 +93,13 @@ def test_a_ledger_from_before_there_were_sessions_has_none(tmp_path: Path) -> No
     old.put_session(session(1))
     old.close()
     assert old.sessions() == [session(1)] and len(old.trials()) == 1
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("-inf"), float("nan")])
+def test_a_limit_that_is_no_amount_is_refused(tmp_path: Path, wrong: float) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.open()
+    ledger.put_session(replace(session(1), limit={"trials": wrong}))
+    ledger.close()
+    with pytest.raises(RunError, match=rf"its column limit\.trials has {wrong}, which is no amount"):
+        Ledger(tmp_path / "ledger").sessions()
