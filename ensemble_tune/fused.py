@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
+from ensemble_tune.errors import RunError
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import TrialRecord
 
@@ -16,10 +17,19 @@ TRAIN_SECONDS = "train_seconds"
 
 
 def fused_members(record: TrialRecord) -> list[str]:
-    """The base trials that a meta trial fuses, best first."""
+    """The base trials that a meta trial fuses, best first. Raises RunError where its row names none."""
     names = str(record.params["members"]).split(",")
     bases = str(record.params.get("bases", "all"))
-    return names if bases == "all" else [names[int(place) - 1] for place in bases.split("+")]
+    if bases == "all":
+        return names
+    places = {str(place): name for place, name in enumerate(names, start=1)}
+    try:
+        return [places[place] for place in bases.split("+")]
+    except KeyError:
+        raise RunError(
+            f'bases must be "all" or places of 1 to {len(names)}, such as "1", but {record.trial} has {bases!r} in the '
+            "ledger; restore it"
+        ) from None
 
 
 def model_passes(record: TrialRecord) -> int:

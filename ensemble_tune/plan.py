@@ -317,8 +317,9 @@ def _slots_a_machine(run: Location, stage: str) -> float:
     """Of the stage's last session that lasted; 1 where none did."""
     for session in reversed(Ledger(run / LEDGER).sessions(stage)):
         hours = ((session.ended or session.updated) - session.started).total_seconds() / 3600
-        if hours > 0 and 0 < session.node_hours < math.inf:
-            return max(1.0, session.slots / max(1, round(session.node_hours / hours)))
+        nodes = session.node_hours / hours if hours > 0 else math.nan
+        if 0 < nodes < math.inf:
+            return max(1.0, session.slots / max(1, round(nodes)))
     return 1.0
 
 

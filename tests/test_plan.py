@@ -235,6 +235,9 @@ class TestRefused:
         for hours in (math.nan, math.inf):
             run = write(tmp_path / str(hours), [0.1], session=replace(SESSION, node_hours=hours))
             assert plan(run, trials=2).slots_a_machine == 1
+        ended = SESSION.started + timedelta(microseconds=1)
+        run = write(tmp_path / "short", [0.1], session=replace(SESSION, ended=ended, node_hours=1e308))
+        assert plan(run, trials=2).slots_a_machine == 1
 
     def test_a_price_of_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="--price must be above 0, but got 0; leave it out"):

@@ -20,6 +20,8 @@ TIME = pa.timestamp("us", tz="UTC")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCHS_AT_MOST = 2**32
+_NAME_BYTES = 200
+"""In the name of a folder; file systems take 255."""
 _FIRST, _LAST = 0, int((datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) / timedelta(microseconds=1))
 """Times that a search may have been at, in microseconds since 1970."""
 
@@ -137,6 +139,11 @@ def damaged(path: Location, reason: str) -> RunError:
     )
 
 
+def _is_name(text: str) -> bool:
+    """Whether a file or folder inside another may be called so: trials have folders of their own."""
+    return text.isprintable() and 0 < len(text.encode()) <= _NAME_BYTES and "/" not in text and text[0] != "."
+
+
 def _values(column: pa.ChunkedArray) -> list[Any]:
     if column.type != TIME:
         return list(column.to_pylist())
@@ -179,6 +186,9 @@ def _wrong_rows(table: pa.Table, part: Part, layout: Layout) -> Iterator[str]:
             wrong = [value for value in table[name].drop_null().to_pylist() if not value >= 0]
             if wrong:
                 yield f"its column {name} has {wrong[0]}, which is no amount"
+    for name in table["trial"].unique().to_pylist() if "trial" in layout.core.names else ():
+        if not _is_name(name):
+            yield f"it has a trial {name[:40]!r}, which cannot be a folder's name"
     for stage in table["stage"].unique().to_pylist():
         if stage != part.stage:
             yield f"it has rows of stage {stage}"

@@ -610,6 +610,16 @@ def test_rows_that_are_there_twice_under_another_name_are_refused(written: Ledge
     assert len(written.trials()) == 1
 
 
+@pytest.mark.parametrize("name", ["../../../else", "a" * 256, "nul\0l", ".hidden", "", "two\nlines"])
+@pytest.mark.parametrize("part", PARTS[:2])
+def test_a_trial_that_no_folder_can_be_named_after_is_refused(written: Ledger, part: str, name: str) -> None:
+    table = pq.read_table(written.folder / part)
+    schema = table.schema.field("trial")
+    pq.write_table(table.set_column(0, schema, pa.array([name])), written.folder / part)
+    with pytest.raises(RunError, match=r"it has a trial '.*', which cannot be a folder's name"):
+        (written.trials if part.startswith("trials") else written.epochs)()
+
+
 def test_a_status_that_this_version_does_not_know_is_refused_with_file_and_value(written: Ledger) -> None:
     part = written.folder / PARTS[0]
     table = pq.read_table(part)
