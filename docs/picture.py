@@ -24,6 +24,8 @@ def draw(
     colours: Literal["light", "dark"] = "light",
 ) -> None:
     """Writes the picture. Needs Chromium, as tests/browser does."""
+    if not report.is_file():
+        sys.exit(f"a picture needs a report, but {report} is not there; write it with ensemble-tune report RUN")
     browser_path = shutil.which("chromium")
     if browser_path is None:
         sys.exit("a picture needs Chromium, but none is on the path; install Debian's chromium")
