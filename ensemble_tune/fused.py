@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ensemble_tune.ensemble.score_names import MEMORY, MILLISECONDS, PARAMETERS
 from ensemble_tune.errors import RunError
+from ensemble_tune.storage import Location
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.record import TrialRecord
 
@@ -17,19 +18,24 @@ TRAIN_SECONDS = "train_seconds"
 
 
 def fused_members(record: TrialRecord) -> list[str]:
-    """The base trials that a meta trial fuses, best first. Raises RunError where its row names none."""
+    """The base trials that a meta trial fuses, best first."""
     names = str(record.params["members"]).split(",")
     bases = str(record.params.get("bases", "all"))
-    if bases == "all":
-        return names
     places = {str(place): name for place, name in enumerate(names, start=1)}
-    try:
-        return [places[place] for place in bases.split("+")]
-    except KeyError:
-        raise RunError(
-            f'bases must be "all" or places of 1 to {len(names)}, such as "1", but {record.trial} has {bases!r} in the '
-            "ledger; restore it"
-        ) from None
+    return names if bases == "all" else [places[place] for place in bases.split("+")]
+
+
+def check_fusions(records: Iterable[TrialRecord], trials: Location) -> None:
+    """Raises RunError for a meta trial whose row does not say what it fuses, and how. trials: where they are from."""
+    for record in records:
+        try:
+            fused_members(record)
+            str(record.params["kind"])
+        except KeyError as lacks:
+            raise RunError(
+                f"a fusion must say its kind, its members, and its bases as places among them, but {record.trial} in "
+                f"{trials} has no {lacks}; restore the ledger"
+            ) from None
 
 
 def model_passes(record: TrialRecord) -> int:

@@ -42,6 +42,12 @@ def test_the_split_that_chose_it_is_exported(tmp_path: Path) -> None:
     assert (manifest.split, manifest.data_digest) == ("blocks", "c0ffee-blocks")
 
 
+def test_a_fusion_of_bases_that_are_not_there_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", base(0, 0.4), base(1, 0.5), meta(0, 0.6, "plain", bases="1+7"))
+    with pytest.raises(RunError, match=r"meta-0000 in .*ledger/trials has no '7'; restore the ledger"):
+        export_best(run, tmp_path / "best.toml")
+
+
 @pytest.mark.parametrize(
     ("params", "said"),
     [
@@ -50,7 +56,6 @@ def test_the_split_that_chose_it_is_exported(tmp_path: Path) -> None:
         ({"folds": "many"}, "invalid literal for int"),
         ({"stacking": "sideways"}, "sideways"),
         ({"members": "base-0001,base-0009"}, "base-0009"),
-        ({"bases": "1+7"}, "list index out of range"),
         ({"member_epochs": "9,9"}, r"stop_epoch must be within 1 and epochs \(4\), but got 9"),
     ],
 )

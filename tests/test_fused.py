@@ -1,8 +1,11 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from written_run import meta
 
 from ensemble_tune.errors import RunError
-from ensemble_tune.fused import fused_members
+from ensemble_tune.fused import check_fusions, fused_members
 
 
 def test_bases_are_places_among_the_members() -> None:
@@ -12,8 +15,12 @@ def test_bases_are_places_among_the_members() -> None:
         assert fused_members(record) == [f"base-{number:04d}" for number in expected]
 
 
-@pytest.mark.parametrize("bases", ["4", "0", "1+x", "", "-1"])
-def test_places_that_no_member_has_are_refused(bases: str) -> None:
-    record = meta(0, 0.5, "linear", bases, members="base-0004,base-0001,base-0007")
-    with pytest.raises(RunError, match=r"places of 1 to 3, .* but meta-0000 has .* in the ledger; restore it"):
-        fused_members(record)
+@pytest.mark.parametrize("lacks", ["4", "0", "1+x", "", "-1", "kind", "members"])
+def test_fusions_that_do_not_say_what_they_fuse_are_refused_by_their_ledger(tmp_path: Path, lacks: str) -> None:
+    whole = meta(0, 0.5, "linear", "1+3", members="base-0004,base-0001,base-0007")
+    check_fusions([whole], tmp_path)
+    params = {name: value for name, value in whole.params.items() if name != lacks}
+    wrong = replace(whole, params=params if lacks in whole.params else {**params, "bases": lacks})
+    with pytest.raises(RunError) as error:
+        check_fusions([whole, wrong], tmp_path)
+    assert f"meta-0000 in {tmp_path} has no '{lacks.rpartition('+')[2]}'" in str(error.value)
