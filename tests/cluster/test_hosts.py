@@ -24,8 +24,8 @@ from ensemble_tune.tune.trial_folder import TrialFolder
 
 pytestmark = pytest.mark.timeout(900)
 
-TRIALS, EPOCHS = 60, 6
-"""Of the search that hosts die in: enough for all to be used again before it ends."""
+TRIALS, EPOCHS = 90, 6
+"""Of the search that hosts die in: enough for all that is done to it, on a busy machine too."""
 COMMAND = (Path(__file__).parent / "counting_run.py", "/mnt/killed", TRIALS, EPOCHS)
 
 
