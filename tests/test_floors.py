@@ -109,7 +109,7 @@ def test_only_four_files_know_tune_s_interfaces() -> None:
     def knowing(package: str) -> set[str]:
         return {module_of(path) for path in FILES if any(under(name, package) for name in imports_of(path))}
 
-    hooks = ("ray_runner", "trainable", "tune_hooks", "tune_workers")
+    hooks = ("ray_runner", "trainable", "tune_events", "tune_hooks", "tune_workers")
     assert knowing("ray.tune") == {f"ensemble_tune.tune.{name}" for name in hooks}
     # Joining a cluster and its machines, what Ray prints, `ray up`'s schema, draining a machine: Ray itself, not Tune.
     others = ("tune.ray_start", "tune.machines", "tune.quiet", "cluster.launcher", "cluster.drain")

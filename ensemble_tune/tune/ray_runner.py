@@ -27,7 +27,8 @@ from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.resources import GIB, Requirements, Resources
 from ensemble_tune.tune.stage import Stage
 from ensemble_tune.tune.trainable import RayTrial
-from ensemble_tune.tune.tune_hooks import End, Events, Proposals
+from ensemble_tune.tune.tune_events import Events
+from ensemble_tune.tune.tune_hooks import End, Proposals
 from ensemble_tune.tune.tune_workers import TuneWorkers
 from ensemble_tune.waits import waiting
 
