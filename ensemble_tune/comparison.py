@@ -26,10 +26,8 @@ from ensemble_tune.ensemble.bootstrap import (
 )
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.errors import RunError
-from ensemble_tune.fused import check_fusions
 from ensemble_tune.storage import Location, read_json, write_text
 from ensemble_tune.trial import Params
-from ensemble_tune.tune.ledger import LEDGER
 from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.waits import tracked
 
@@ -196,9 +194,8 @@ def compare(
 def current_comparison(out: Location, ranked: Sequence[TrialRecord]) -> Comparison | None:
     """The comparison of the fusions of the best one's members; None where they were not compared, or fitted on since.
 
-    ranked: the meta trials that have ended, best first. Raises RunError where the file is damaged, or the ledger.
+    ranked: the meta trials that have ended, best first. Raises RunError where the file is damaged.
     """
-    check_fusions(ranked, out / LEDGER / "trials")
     comparison = Comparison.load(out, ranked[0].params) if ranked else None
     known = {record.trial: record.best_epoch for record in ranked}
     if comparison is None or any(known.get(fusion.trial) != fusion.epochs for fusion in comparison.fusions):

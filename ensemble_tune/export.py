@@ -11,7 +11,15 @@ from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.manifest import META_TRIAL, EnsembleManifest
 from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.errors import ConfigError, RunError, quoted
-from ensemble_tune.fused import COSTS, fused_members, fusion_params, member_epochs, member_scores, simple_scores
+from ensemble_tune.fused import (
+    COSTS,
+    check_fusions,
+    fused_members,
+    fusion_params,
+    member_epochs,
+    member_scores,
+    simple_scores,
+)
 from ensemble_tune.settings import METRIC
 from ensemble_tune.storage import Location, location, make_folder, names_in, reason_of
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -52,6 +60,7 @@ def export_best(
     if to.is_dir():
         raise ConfigError(f"--to is the file to write, but {to} is a folder; try {to / 'best.toml'}")
     make_folder(to.absolute().parent)
+    check_fusions(ranked, out / LEDGER / "trials")
     comparison = current_comparison(out, ranked)
     named = {record.trial: record for record in ranked}
     if rule == "best":

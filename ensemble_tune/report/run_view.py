@@ -14,6 +14,7 @@ from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.final_folder import FINAL, FinalFolder
+from ensemble_tune.fused import check_fusions
 from ensemble_tune.results import TITLES, read_run
 from ensemble_tune.storage import Location
 from ensemble_tune.tune.aim import metric_of, mode_of
@@ -113,6 +114,7 @@ class RunView:
         for trial in trials:
             by_stage.setdefault(trial.stage, []).append(trial)
         fusions = rank([trial for trial in by_stage["meta"] if trial.status is not Status.RUNNING], "max")
+        check_fusions(fusions, run / LEDGER / "trials")
         return cls(
             place=run,
             read=datetime.now(UTC),
