@@ -203,7 +203,10 @@ def test_ray_down_ends_ray_and_nobody_has_seen_the_token(cluster: Cluster) -> No
     check_that_nobody_sees_the_token(cluster)
     cluster.close_tunnel()
     cluster.type(on_the_page("ray down"))
-    assert "raylet" not in cluster.hosts[0].run("ps -eo comm").stdout
+    head, *others = cluster.hosts
+    assert "raylet" not in head.run("ps -eo comm").stdout
+    for host in others:
+        wait_for(lambda host=host: "raylet" not in host.run("ps -eo comm").stdout, 90, pause=1)
 
 
 def check_that_nobody_sees_the_token(cluster: Cluster) -> None:
