@@ -94,27 +94,6 @@ def test_what_is_extended_goes_on(cluster: Cluster) -> None:
     assert [(trial.number, trial.status) for trial in trials] == [(number, Status.FINISHED) for number in range(5)]
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The page's base trials on this machine, each with as many threads: on their way, while a test waits for hosts."""
-    options = re.findall(
-        "--(?:data|size|folds|base-space|base-trials|base-epochs|scheduler) [^ ]+",
-        on_the_page("ray job submit --submission-id demo"),
-    )
-    words = " ".join(options).replace("--base-", "--").split()
-    folder = tmp_path_factory.mktemp("alone")
-    own = ["--cpu", "--out", str(folder / "run"), "--cache", str(folder / "cache")]
-    with subprocess.Popen(
-        [sys.executable, "-m", "ensemble_tune", "search", "base", *words, *own],
-        env=plain_environment() | {"PYTHONPATH": str(ROOT)},
-    ) as process:
-        try:
-            yield process, folder / "run"
-        finally:
-            process.terminate()
-
-
-@pytest.mark.usefixtures("alone")
 def test_hosts_that_die_or_are_cut_off_cost_an_epoch_and_are_used_again_and_job_stop_ends_in_order(
     cluster: Cluster,
 ) -> None:
@@ -158,17 +137,6 @@ def test_hosts_that_die_or_are_cut_off_cost_an_epoch_and_are_used_again_and_job_
     assert max(Counter(log(out)).values()) <= 2 and len(log(out)) <= len(rows) + 2 + 2 + 6
 
 
-def test_what_the_hosts_found_is_what_one_machine_finds(
-    cluster: Cluster, alone: tuple[subprocess.Popen[bytes], Path]
-) -> None:
-    """Bit for bit: every score of every epoch of every base trial of the two-stage run, the extension's left out."""
-    process, here = alone
-    assert process.wait(timeout=200) == 0
-    found = learned(cluster.hosts.shared / "runs" / "demo", "base")
-    same = {(trial, epoch): each for (trial, epoch), each in found.items() if trial != "base-0004"}
-    assert same == learned(here, "base") and len(same) == 4 * 2
-
-
 def test_it_is_resumed_a_host_is_left_without_loss_and_where_the_head_dies_ray_up_and_the_same_command_go_on(
     cluster: Cluster,
 ) -> None:
@@ -198,6 +166,27 @@ def test_it_is_resumed_a_host_is_left_without_loss_and_where_the_head_dies_ray_u
     assert max(Counter(log(out)[before:]).values()) <= 2 and len(log(out)) <= TRIALS * EPOCHS + 2 + 2 + 6 + 6
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The page's base trials on this machine, each with as many threads: on their way, while a test waits for hosts."""
+    options = re.findall(
+        "--(?:data|size|folds|base-space|base-trials|base-epochs|scheduler) [^ ]+",
+        on_the_page("ray job submit --submission-id demo"),
+    )
+    words = " ".join(options).replace("--base-", "--").split()
+    folder = tmp_path_factory.mktemp("alone")
+    own = ["--cpu", "--out", str(folder / "run"), "--cache", str(folder / "cache")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ensemble_tune", "search", "base", *words, *own],
+        env=plain_environment() | {"PYTHONPATH": str(ROOT)},
+    ) as process:
+        try:
+            yield process, folder / "run"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.usefixtures("alone")
 def test_ray_down_ends_ray_and_nobody_has_seen_the_token(cluster: Cluster) -> None:
     cluster.wait_for_nodes(3)  # the workers, too, are still coming back to the head that died
     check_that_nobody_sees_the_token(cluster)
@@ -207,6 +196,17 @@ def test_ray_down_ends_ray_and_nobody_has_seen_the_token(cluster: Cluster) -> No
     assert "raylet" not in head.run("ps -eo comm").stdout
     for host in others:
         wait_for(lambda host=host: "raylet" not in host.run("ps -eo comm").stdout, 90, pause=1)
+
+
+def test_what_the_hosts_found_is_what_one_machine_finds(
+    cluster: Cluster, alone: tuple[subprocess.Popen[bytes], Path]
+) -> None:
+    """Bit for bit: every score of every epoch of every base trial of the two-stage run, the extension's left out."""
+    process, here = alone
+    assert process.wait(timeout=200) == 0
+    found = learned(cluster.hosts.shared / "runs" / "demo", "base")
+    same = {(trial, epoch): each for (trial, epoch), each in found.items() if trial != "base-0004"}
+    assert same == learned(here, "base") and len(same) == 4 * 2
 
 
 def check_that_nobody_sees_the_token(cluster: Cluster) -> None:
