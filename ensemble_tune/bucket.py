@@ -26,6 +26,11 @@ _CLOSED = re.compile(
     "|HTTP status 40[0-3]|PERMISSION_DENIED|UNAUTHENTICATED|[Cc]redential"
 )
 """What a store says to those who may not come in."""
+_VARIABLES = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL"),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"),
+}
+"""What a user sets, by scheme: for credentials, and for a server that is not the scheme's own."""
 
 
 @lru_cache(maxsize=8)
@@ -64,12 +69,13 @@ def open_bucket(scheme: str, bucket: str, endpoint: str, region: str) -> FileSys
 
 def _connection(scheme: str, bucket: str, endpoint: str, region: str) -> FileSystem:
     """A connection; raises OSError where the bucket is not there or not open to us, ImportError without the client."""
-    from pyarrow import fs
+    from pyarrow import ArrowException, fs
 
     store: Any
+    protocol, _, server = endpoint.rpartition("://")
+    given: dict[str, Any] = {"endpoint_override": server.rstrip("/")} if server else {}
     if scheme == "s3":
-        protocol, _, server = endpoint.rpartition("://")
-        given = {"scheme": protocol or "https", "endpoint_override": server.rstrip("/")} if server else {}
+        given |= {"scheme": protocol or "https"} if server else {}
         store = fs.S3FileSystem(
             region=region or ("us-east-1" if server else fs.resolve_s3_region(bucket)),
             connect_timeout=_CONNECT_SECONDS,
@@ -79,8 +85,14 @@ def _connection(scheme: str, bucket: str, endpoint: str, region: str) -> FileSys
             **given,
         )
     else:
-        store = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_REQUEST_SECONDS))
-    if store.get_file_info(bucket).type == fs.FileType.NotFound:
+        # As Google's own clients do, where an emulator is named: it knows no credentials.
+        given |= {"scheme": protocol or "http", "anonymous": True} if server else {}
+        store = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_REQUEST_SECONDS), **given)
+    try:
+        found = store.get_file_info(bucket).type
+    except ArrowException as error:
+        raise OSError(str(error)) from error
+    if found == fs.FileType.NotFound:
         raise FileNotFoundError("there is no such bucket")
     return store
 
@@ -94,6 +106,7 @@ def _first_failure(scheme: str, bucket: str, endpoint: str, error: Exception) ->
     """Why a bucket cannot be used, in one line with the remedy."""
     reason = " ".join(str(error).split())
     place = f"{scheme}://{bucket}{f' at {endpoint}' if endpoint else ''}"
+    key, server = _VARIABLES[scheme]
     if isinstance(error, ImportError):
         return f"{scheme}:// needs a pyarrow that was built with it, but {reason}; install pyarrow from PyPI"
     if isinstance(error, FileNotFoundError) or "NO_SUCH_BUCKET" in reason:
@@ -101,6 +114,6 @@ def _first_failure(scheme: str, bucket: str, endpoint: str, error: Exception) ->
     if _CLOSED.search(reason):
         return (
             f"{place} must be open to this machine's credentials, but is not ({reason}); give the machine a role, or "
-            "set the store's standard variables, such as AWS_ACCESS_KEY_ID"
+            f"set the store's standard variables, such as {key}"
         )
-    return f"{place} must answer, but does not ({reason}); check the network, the address and AWS_ENDPOINT_URL"
+    return f"{place} must answer, but does not ({reason}); check the network, the address and {server}"

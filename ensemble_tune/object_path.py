@@ -63,7 +63,7 @@ class ObjectPath:
         """From s3://bucket/folder or gs://bucket/folder. Raises ConfigError.
 
         Server and region are those of this process's environment: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION
-        or AWS_DEFAULT_REGION.
+        or AWS_DEFAULT_REGION; of gs:// STORAGE_EMULATOR_HOST, as for Google's own clients.
         """
         match = _ADDRESS.fullmatch(address)
         scheme = match[1].lower() if match else ""
@@ -75,7 +75,7 @@ class ObjectPath:
                 f"an address names a bucket and a folder in it, but got {address!r}; try {scheme}://b/run"
             )
         if scheme == "gs":
-            return cls(scheme, key)
+            return cls(scheme, key, _variable("STORAGE_EMULATOR_HOST"))
         return cls(
             scheme,
             key,
@@ -138,6 +138,9 @@ class ObjectPath:
         """What is in the folder; nothing where there is none."""
         from pyarrow.fs import FileSelector
 
+        if self.scheme == "gs":  # where Arrow's client tells no folder that holds nothing but objects
+            yield from (self / name for name in sorted({path.partition("/")[0] for path in self.objects()}))
+            return
         found = self._steadily(lambda store: store.get_file_info(FileSelector(self.key, allow_not_found=True)))
         yield from (self / info.base_name for info in found)
 
@@ -226,6 +229,9 @@ class ObjectPath:
         """Removes every object below, and the folder with them."""
 
         def remove(store: FileSystem) -> None:
+            # Of a folder that is not there gs:// says so in an error of no kind, which might be any.
+            if self.scheme == "gs" and store.get_file_info(self.key).type.name == "NotFound":
+                return
             try:
                 store.delete_dir(self.key)
             except FileNotFoundError:
@@ -238,14 +244,16 @@ class ObjectPath:
 
     def _steadily(self, call: Callable[[FileSystem], T]) -> T:
         """What a request gives, tried again for some seconds where it fails in a way that may pass."""
+        from pyarrow import ArrowException
+
         store = self._store()
         for wait in (*_WAITS, None):
             try:
                 return call(store)
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 raise
-            except OSError as error:
-                if error.errno is not None and error.errno in _OURS:
+            except (OSError, ArrowException) as error:  # the second: of an upload that cannot be resumed, for one
+                if isinstance(error, OSError) and error.errno is not None and error.errno in _OURS:
                     raise
                 if wait is None:
                     raise OSError(errno.EIO, " ".join(str(error).split()), str(self)) from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from s3_server import ENVIRONMENT, Proxy, faulty_proxy, make_bucket, s3_server
+from s3_server import ENVIRONMENT, Proxy, Store, faulty_proxy, google_server, make_bucket, make_google_bucket, s3_server
 from tiles import write_tiles
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -98,9 +98,39 @@ def bucket(server: str, proxy: Proxy) -> ObjectPath:
     return ObjectPath.parse(f"s3://{name}/runs")
 
 
-@pytest.fixture(params=["disk", "store"])
+@pytest.fixture(scope="session")
+def google() -> Iterator[str]:
+    """The address of a server of Google's kind."""
+    with google_server() as address:
+        yield address
+
+
+@pytest.fixture
+def google_proxy(google: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before it, which addresses go to during the test; without faults at first."""
+    with faulty_proxy(google) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.address)
+        yield proxy
+
+
+@pytest.fixture
+def google_bucket(google: str, google_proxy: Proxy) -> ObjectPath:
+    """A folder in a new bucket of Google's kind, behind the proxy."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    make_google_bucket(google, name)
+    return ObjectPath.parse(f"gs://{name}/runs")
+
+
+@pytest.fixture(params=["bucket", "google_bucket"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """A folder in a new bucket of either kind."""
+    proxy = {"bucket": "proxy", "google_bucket": "google_proxy"}[request.param]
+    return Store(request.getfixturevalue(request.param), request.getfixturevalue(proxy))
+
+
+@pytest.fixture(params=["disk", "bucket", "google_bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """A folder that does not exist yet, on a disk and in an object store."""
+    """A folder that does not exist yet, on a disk and in object stores of both kinds."""
     if request.param == "disk":
         return tmp_path / "runs"
-    return location(request.getfixturevalue("bucket"))
+    return location(request.getfixturevalue(request.param))

@@ -1,4 +1,4 @@
-"""An S3 server in a process of its own, and a proxy before it that makes it as slow and as faulty as a test likes.
+"""Object stores in a process of their own, and a proxy before one that makes it as slow and as faulty as a test likes.
 
 Everything is on the loopback interface; the proxy's faults are drawn from a seed.
 """
@@ -6,6 +6,7 @@ Everything is on the loopback interface; the proxy's faults are drawn from a see
 from __future__ import annotations
 
 import http.client
+import json
 import random
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
+from ensemble_tune.object_path import ObjectPath
+
 Fault = Literal["refuse", "unavailable", "drop", "lose", "truncate", "slow", "denied"]
 """What becomes of a request: 500, 503, a connection closed before the request is passed on, or after it was but before
 the answer, half an answer, one that takes a while, or 403."""
@@ -27,20 +30,34 @@ ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_EC2_METADATA_DISABLED": "true",
-    # Where a test names no server of its own, nobody answers: nothing ever goes to Amazon's.
+    # Where a test names no server of its own, nobody answers: nothing ever goes to Amazon's or Google's.
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9",
 }
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Yields the address of a new server."""
+    with _served("moto.server", "-H", "127.0.0.1", "-p") as address:
+        yield address
+
+
+@contextmanager
+def google_server() -> Iterator[str]:
+    """Yields the address of a new server of Google's kind, which holds everything in memory."""
+    with _served("gcp_storage_emulator", "start", "--in-memory", "--host", "127.0.0.1", "--port") as address:
+        yield address
+
+
+@contextmanager
+def _served(*module: str) -> Iterator[str]:
+    """Yields the address of a Python module that serves; its last argument is the port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", *module, str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + 240
         while True:
@@ -50,7 +67,7 @@ def s3_server() -> Iterator[str]:
             except OSError:
                 assert process.poll() is None and time.monotonic() < until
                 time.sleep(0.05)
-        yield address
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
@@ -58,6 +75,15 @@ def s3_server() -> Iterator[str]:
 
 def make_bucket(address: str, name: str) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT"), timeout=240).read()
+
+
+def make_google_bucket(address: str, name: str) -> None:
+    ask = urllib.request.Request(
+        f"{address}/storage/v1/b?project=test",
+        data=json.dumps({"name": name}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(ask, timeout=240).read()
 
 
 @dataclass
@@ -98,6 +124,15 @@ class Proxy:
     def mend(self) -> None:
         """From now on all is well."""
         self.first, self.share = 0, 0.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder in a bucket."""
+
+    folder: ObjectPath
+    proxy: Proxy
+    """What stands before its server."""
 
 
 @contextmanager

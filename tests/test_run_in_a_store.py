@@ -47,14 +47,20 @@ def command(*words: object) -> None:
 
 
 @pytest.fixture
-def run(tiles: Path, bucket: ObjectPath, proxy: Proxy, tmp_path: Path) -> Iterator[ObjectPath]:
-    """A run folder in a bucket, of data in the bucket, made while one request in a hundred goes wrong."""
+def data(tiles: Path, google_bucket: ObjectPath) -> ObjectPath:
+    """A data set in a bucket of Google's kind."""
     for file in tiles.rglob("*"):
         if file.is_file():
-            write_bytes(bucket / "tiles" / str(file.relative_to(tiles)), file.read_bytes())
+            write_bytes(google_bucket / "tiles" / str(file.relative_to(tiles)), file.read_bytes())
+    return google_bucket / "tiles"
+
+
+@pytest.fixture
+def run(data: ObjectPath, bucket: ObjectPath, proxy: Proxy, tmp_path: Path) -> Iterator[ObjectPath]:
+    """A run folder in a bucket of S3's, made while one request in a hundred to it goes wrong."""
     proxy.faults, proxy.share = ("refuse", "unavailable", "drop", "lose", "slow", "truncate"), 0.01
     base, meta = write_spaces(tmp_path / "spaces")
-    given: Any = settings(bucket / "tiles", bucket / "run", tmp_path / "cache")  # type: ignore[arg-type]
+    given: Any = settings(data, bucket / "run", tmp_path / "cache")  # type: ignore[arg-type]
     run_all(
         given,
         base_space=base,
@@ -72,12 +78,17 @@ def run(tiles: Path, bucket: ObjectPath, proxy: Proxy, tmp_path: Path) -> Iterat
 
 
 def test_a_run_in_a_store_is_that_on_a_disk(
-    run: ObjectPath, finished: Finished, tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: ObjectPath,
+    data: ObjectPath,
+    finished: Finished,
+    tiles: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for stage in ("base", "fold", "meta", "compare"):
         assert told(run, stage) == told(finished.out, stage), stage
     manifest, on_disk = EnsembleManifest.load(run / "best.toml"), EnsembleManifest.load(finished.out / "best.toml")
-    assert manifest.digest() == on_disk.digest() and manifest.data == f"{run.parent}/tiles"
+    assert manifest.digest() == on_disk.digest() and manifest.data == str(data)
     final = json.loads((run / "final" / "metrics.json").read_text())
     assert final == json.loads((finished.out / "final" / "metrics.json").read_text())
     mask = run / "final" / "masks" / "d_000.png"
@@ -98,7 +109,7 @@ def test_a_run_in_a_store_is_that_on_a_disk(
         "train",
         run.parent / "exported.toml",
         "--data",
-        run.parent / "tiles",
+        data,
         "--out",
         run.parent / "again",
         "--epochs",

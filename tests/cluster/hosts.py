@@ -27,9 +27,9 @@ _TOOLS = ("ip", "ss", "ps", "unshare", "ssh", "ssh-keygen", "rsync", "setsid")
 _SSHD = "/usr/sbin/sshd"
 _SAYS = """export RAY_OVERRIDE_RESOURCES='{"CPU": 1, "GPU": 1}' RAY_worker_niceness=0
 export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000
-export RAY_gcs_rpc_server_reconnect_timeout_s=40"""
+export RAY_gcs_rpc_server_reconnect_timeout_s=35"""
 """What each machine says that it has: devices are logical. Its workers must not wait for what else runs here. A machine
-that falls silent is given up after some ten seconds rather than fifty, and a head that does after forty rather than
+that falls silent is given up after some ten seconds rather than fifty, and a head that does after 35 rather than
 sixty: more than a test cuts a host off for."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from counting_search import search
 from counting_trial import check
 from processes import session
-from s3_server import Proxy
+from s3_server import Proxy, Store
 from soak import DRIVER
 
 from ensemble_tune.errors import RunError
@@ -39,8 +39,9 @@ def plain(tmp_path: Path, local_ray: str) -> tuple[list[object], list[object]]:
 
 
 def test_a_search_in_a_faulty_store_is_that_on_a_disk_row_by_row(
-    bucket: ObjectPath, proxy: Proxy, local_ray: str, plain: tuple[list[object], list[object]]
+    store: Store, local_ray: str, plain: tuple[list[object], list[object]]
 ) -> None:
+    bucket, proxy = store.folder, store.proxy
     proxy.faults, proxy.share = ("refuse", "unavailable", "drop", "lose", "slow", "truncate"), 0.02
     search(bucket, TRIALS, EPOCHS, 0.0, local_ray).run()
     assert proxy.injected > 3

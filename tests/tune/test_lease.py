@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from records import epoch_record, trial_record
-from s3_server import Proxy
+from s3_server import Store
 
 from ensemble_tune.errors import RunError
 from ensemble_tune.object_path import ObjectPath
@@ -31,8 +31,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(bucket: ObjectPath) -> ObjectPath:
-    return bucket / "ledger"
+def folder(store: Store) -> ObjectPath:
+    return store.folder / "ledger"
 
 
 @pytest.fixture
@@ -172,14 +172,14 @@ def test_of_many_who_come_at_once_one_writes(folder: ObjectPath) -> None:
 
 
 def test_while_the_store_fails_nothing_is_written_and_afterwards_the_lease_stands(
-    owner: Lease, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    owner: Lease, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ensemble_tune.object_path._WAITS", (0.0, 0.0, 0.0))
-    proxy.faults, proxy.share = ("denied",), 1.0  # which the client does not try again by itself
+    store.proxy.faults, store.proxy.share = ("denied",), 1.0  # which the client does not try again by itself
     time.sleep(3 * BEAT)
     with pytest.raises(OSError):
         owner.check()
-    proxy.mend()
+    store.proxy.mend()
     owner.check()
 
 
