@@ -6,8 +6,8 @@ U-Nets of two epochs at 96x128, 20 s and more each, one thread a trial, one tria
 of a search's fixed part in a longer one. The bare loop is one process a core that trains its share of them, trial after
 trial, without search or checkpoints. Both sides tell the seconds in which they loaded, trained and evaluated; so what
 training itself lost beside the search stands apart from what the search adds once. From the search's ledger come the
-share of a step that waits for its batch, and what a second trial of a worker needs before its first step. Frames are
-decoded before.
+share of a step that waits for its batch, and what a second trial of a worker needs before its first step. What Ray's
+and Tune's own processes take of the cores meanwhile is read off the system's clocks. Frames are decoded before.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import BaseConfig
@@ -37,6 +41,8 @@ if TYPE_CHECKING:  # the bare loop shall import nothing of a search
 CONFIG = BaseConfig(architecture="unet", size=(96, 128), epochs=2, batch_size=8)
 SLOTS = len(os.sched_getaffinity(0))
 PARTS = ("load", "train", "evaluate")
+_STARTED_SECONDS = 25.0
+"""By then the first trials train."""
 
 
 def main(data: str, trials: int, rounds: int) -> None:
@@ -51,8 +57,8 @@ def main(data: str, trials: int, rounds: int) -> None:
         ratios, slowed, fixed = [], [], []
         for number in range(rounds):
             out = Path(folder) / f"run-{number}"
-            bare, said = seconds([["bare", data, str(cache), str(trials), str(slot)] for slot in range(SLOTS)])
-            searched, _ = seconds([["search", data, str(cache), str(trials), str(out)]])
+            bare, said, _ = seconds([["bare", data, str(cache), str(trials), str(slot)] for slot in range(SLOTS)])
+            searched, _, beside_workers = seconds([["search", data, str(cache), str(trials), str(out)]])
             rows = Ledger(out / LEDGER).epochs()
             alone = sum(json.loads(line) for line in said)
             beside = sum(row.seconds[part] for row in rows for part in PARTS)
@@ -64,20 +70,59 @@ def main(data: str, trials: int, rounds: int) -> None:
                 f"training slowed by {slowed[-1]:.1f}%  the rest {fixed[-1]:.1f} s"
             )
             tell(rows)
+            print(f"  beside its workers, once they train, the search takes {beside_workers:.1f}% of a core")
     for name, own in (("search over bare loop", ratios), ("training slowed, %", slowed), ("the rest, s", fixed)):
         print(f"{name}: median {statistics.median(own):.3f} ({min(own):.3f}, {max(own):.3f}), {trials} trials")
 
 
-def seconds(commands: list[list[str]]) -> tuple[float, list[str]]:
-    """Wall time of whole processes side by side, and the last line of each."""
+def seconds(commands: list[list[str]]) -> tuple[float, list[str], float]:
+    """Wall time of whole processes side by side, the last line of each, and `Beside.share` of the first."""
     started = time.perf_counter()
     running = [
         subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) for words in commands
     ]
+    beside = Beside(running[0].pid)
     said = [(process.communicate()[0].splitlines() or [""])[-1] for process in running]
     if any(process.returncode for process in running):
         raise SystemExit("a process failed")
-    return time.perf_counter() - started, said
+    return time.perf_counter() - started, said, beside.share()
+
+
+class Beside(threading.Thread):
+    """Reads every few seconds how much CPU time a process and all below it have used, those that train left out."""
+
+    def __init__(self, pid: int) -> None:
+        """pid: the process; it is watched until it ends."""
+        super().__init__(daemon=True)
+        self._top = psutil.Process(pid)
+        self._first: dict[int, float] = {}
+        self._last: dict[int, float] = {}
+        self._between = 0.0
+        self.start()
+
+    def run(self) -> None:
+        """Until the process has ended."""
+        time.sleep(_STARTED_SECONDS)
+        began = time.perf_counter()
+        with suppress(psutil.NoSuchProcess):
+            self._first = self._used()
+            while self._top.status() != psutil.STATUS_ZOMBIE:
+                self._last, self._between = self._used(), time.perf_counter() - began
+                time.sleep(2)
+
+    def share(self) -> float:
+        """Percent of a core from `_STARTED_SECONDS` on; 0 where the process did not live so long."""
+        used = sum(seconds - self._first.get(pid, 0.0) for pid, seconds in self._last.items())
+        return 100 * used / self._between if self._between else 0.0
+
+    def _used(self) -> dict[int, float]:
+        found = {}
+        for process in (self._top, *self._top.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                if not " ".join(process.cmdline()).startswith("ray::RayTrial"):
+                    times = process.cpu_times()
+                    found[process.pid] = times.user + times.system
+        return found
 
 
 def tell(rows: list[EpochRecord]) -> None:
