@@ -46,7 +46,7 @@ bench: setup
 	$(BIN)/pip install -q --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set main
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set more --tasks 6 --seeds 3
-	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set gp --tasks 6 --seeds 3
+	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set gp --seeds 1
 	$(BIN)/python benchmarks/quality_tune.py $(LCBENCH)
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
