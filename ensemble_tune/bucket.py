@@ -73,9 +73,9 @@ def _connection(scheme: str, bucket: str, endpoint: str, region: str) -> FileSys
 
     store: Any
     protocol, _, server = endpoint.rpartition("://")
-    given: dict[str, Any] = {"endpoint_override": server.rstrip("/")} if server else {}
+    protocol = protocol or ("https" if scheme == "s3" else "http")
+    given: dict[str, Any] = {"scheme": protocol, "endpoint_override": server.rstrip("/")} if server else {}
     if scheme == "s3":
-        given |= {"scheme": protocol or "https"} if server else {}
         store = fs.S3FileSystem(
             region=region or ("us-east-1" if server else fs.resolve_s3_region(bucket)),
             connect_timeout=_CONNECT_SECONDS,
@@ -86,7 +86,7 @@ def _connection(scheme: str, bucket: str, endpoint: str, region: str) -> FileSys
         )
     else:
         # As Google's own clients do, where an emulator is named: it knows no credentials.
-        given |= {"scheme": protocol or "http", "anonymous": True} if server else {}
+        given["anonymous"] = bool(server)
         store = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_REQUEST_SECONDS), **given)
     try:
         found = store.get_file_info(bucket).type
