@@ -27,10 +27,11 @@ _TOOLS = ("ip", "ss", "ps", "unshare", "ssh", "ssh-keygen", "rsync", "setsid")
 _SSHD = "/usr/sbin/sshd"
 _SAYS = """export RAY_OVERRIDE_RESOURCES='{"CPU": 1, "GPU": 1}' RAY_worker_niceness=0
 export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000
-export RAY_gcs_rpc_server_reconnect_timeout_s=35"""
+export RAY_gcs_rpc_server_reconnect_timeout_s=35 AUTOSCALER_HEARTBEAT_TIMEOUT_S=15 AUTOSCALER_UPDATE_INTERVAL_S=2"""
 """What each machine says that it has: devices are logical. Its workers must not wait for what else runs here. A machine
-that falls silent is given up after some ten seconds rather than fifty, and a head that does after 35 rather than
-sixty: more than a test cuts a host off for."""
+that falls silent is given up after some ten seconds rather than fifty, and is set up anew after 15 rather than thirty,
+if it can be reached; a head that falls silent is given up after 35 rather than sixty: more than a test cuts a host off
+for."""
 
 
 def missing() -> str | None:

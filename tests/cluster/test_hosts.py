@@ -24,7 +24,7 @@ from ensemble_tune.tune.trial_folder import TrialFolder
 
 pytestmark = pytest.mark.timeout(900)
 
-TRIALS, EPOCHS = 90, 6
+TRIALS, EPOCHS = 45, 12
 """Of the search that hosts die in: enough for all that is done to it, on a busy machine too."""
 COMMAND = (Path(__file__).parent / "counting_run.py", "/mnt/killed", TRIALS, EPOCHS)
 
@@ -164,10 +164,11 @@ def test_it_is_resumed_a_host_is_left_without_loss_and_where_the_head_dies_ray_u
     out = cluster.hosts.shared / "killed"
     before, since = len(log(out)), time.time()
     cluster.submit("resumed", *COMMAND, 1.0)
-    wait_for(lambda: leaves.name in used(out, since), 200)
+    # A trial that has many epochs left, so that it is not at its end before anybody knows that it has to move.
+    wait_for(lambda: any(name == leaves.name and int(epoch) <= 4 for _, epoch, _, name in lines(out)[before:]), 200)
     leaves.run("touch ~/ensemble_tune/leave")
     wait_for(lambda: leaves.address not in cluster.alive(), 60, pause=0.5)
-    wait_for(lambda: moved(out, since, leaves), 60)  # before it may come back, and take them again
+    wait_for(lambda: moved(out, since, leaves), 60, pause=0.5)  # before it may come back, and take them again
     leaves.run("rm ~/ensemble_tune/leave")
     assert "are leaving the cluster" in cluster.type("ray job logs resumed")
     assert set(Counter(log(out)[before:]).values()) == {1}, "trials moved at their checkpoints"
