@@ -10,9 +10,10 @@ LCBENCH ?= lcbench
 
 setup: .venv/.installed
 
+# --no-compile: Python compiles what it imports when it does so, a small part of what is installed; all of it takes a minute.
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install -q --no-compile --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 # Everything small, so that it ends within 3 minutes on 2 cores; the same command as for real data.
