@@ -15,7 +15,7 @@ from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.workers import Workers
 
 out = Path(sys.argv[1])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 whole = search(out, 4, 3, 0.05)
 whole = replace(whole, workers=Workers(Resources(cpus=1, gpus=0), cluster.address, slots=2))
 running = threading.Thread(target=whole.run)

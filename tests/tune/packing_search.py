@@ -1,4 +1,4 @@
-"""`python packing_search.py WHICH OUT`: searches on a logical cluster of two cards of 16 GiB and one of 80."""
+"""`python packing_search.py OUT`: searches on a logical cluster of two cards of 16 GiB and one of 80."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Sized:
 
 def cluster(cards: Mapping[str, tuple[int, int]]) -> Cluster:
     """A logical one; cards: how many of how many GiB each of its machines has."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for number, gib in cards.values():
         made.add_node(num_cpus=8, num_gpus=number, labels={CARD_LABEL: str(gib)})
     return made
@@ -132,6 +132,7 @@ def out_of_memory(out: Path, address: str) -> None:
 
 if __name__ == "__main__":
     there = cluster(CARDS)
-    {"of_many_sizes": of_many_sizes, "out_of_memory": out_of_memory}[sys.argv[1]](Path(sys.argv[2]), there.address)
+    of_many_sizes(Path(sys.argv[1]) / "many", there.address)
+    out_of_memory(Path(sys.argv[1]) / "ran_out", there.address)
     ray.shutdown()
     there.shutdown()

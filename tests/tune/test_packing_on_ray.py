@@ -19,25 +19,27 @@ from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
 from ensemble_tune.tune.resources import GIB
 
 
-def searched(which: str, out: Path) -> Path:
-    """The folder of these searches."""
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, on one cluster."""
+    out = tmp_path_factory.mktemp("packed")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
     environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
-    command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), which, str(out)]
+    command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return searched("of_many_sizes", tmp_path_factory.mktemp("packed"))
+def runs(searches: Path) -> Path:
+    return searches / "many"
 
 
 @pytest.fixture(scope="module")
-def ran_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return searched("out_of_memory", tmp_path_factory.mktemp("packed"))
+def ran_out(searches: Path) -> Path:
+    return searches / "ran_out"
 
 
 @pytest.fixture(scope="module")
