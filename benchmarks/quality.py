@@ -1,6 +1,6 @@
 """How well sampler and scheduler spend a budget: regret on LCBench's learning curves, in the simulator.
 
-python benchmarks/quality.py LCBENCH [--set main|grid|rungs|more|gp] [--tasks 20] [--seeds 10] [--processes 2]
+python benchmarks/quality.py LCBENCH [--set main|grid|rungs|more|gp|base] [--tasks 20] [--seeds 10] [--processes 2]
 
 A search has 4 slots and as many epochs as 30 full trainings of 52 epochs; an epoch takes one virtual second. It is
 worth the best score of any epoch so far. Regret is the distance to the best score known of the task (from 2,000 random
@@ -77,9 +77,11 @@ SETS = {
     + [method for name in ("qmc", "gp") for method in (Method(name), Method(name, "asha-promote", 6))],
     # A proposal takes 0.3 s and more: minutes a search.
     "gp": [BASELINE, DEFAULT, *(Method(name, "asha-promote", grace) for name in ("tpe", "gp") for grace in (2, 6))],
+    # The first rung at 40%, and every second goes on.
+    "base": [BASELINE, *(Method(name, "asha-promote", 21, 2) for name in ("random", "gp"))],
 }
-"""What is compared: the table, how its rungs were chosen, more of that, further samplers and schedulers, and the slow
-Gaussian process where it matters."""
+"""What is compared: the table, how its rungs were chosen, more of that, further samplers and schedulers, the slow
+Gaussian process where it matters, and both with the scheduler that base models have."""
 
 Run = tuple[list[Find], int]
 """What a search found, and how many trials it began."""

@@ -139,7 +139,7 @@ Epochs = Annotated[int, typer.Option(help="Epochs of a trial that is not stopped
 Sampler = Annotated[
     str | None,
     _how(
-        help="Who proposes parameters: random, tpe, qmc, gp or grid. (default: random for base models, else tpe)",
+        help="Who proposes parameters: random, tpe, qmc, gp or grid. (default: gp for base models, else tpe)",
         autocompletion=lambda: ["random", "tpe", "qmc", "gp", "grid"],
     ),
 ]

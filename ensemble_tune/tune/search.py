@@ -70,8 +70,8 @@ class Search:
     """Known good values: the first proposal is the point of the space that is nearest to them. It counts among
     `trials`, and is not made where points or a warm start are given, which know more."""
     sampler: str = "random"
-    """Who proposes: of random and tpe, with early stopping or none, this and asha-promote spent a budget best on the
-    curves of LCBench; gp, with it, was better on the few tasks that it was tried on (`benchmarks/quality.py`)."""
+    """Who proposes: of those that take next to no time, this and asha-promote spent a budget best on the curves of
+    LCBench. gp was far better there (`benchmarks/quality.py`), and takes 0.1 s and more for a proposal."""
     scheduler: str | None = None
     """Who is stopped early; None is asha-promote, and where the points are all nobody."""
     grace: int | None = None

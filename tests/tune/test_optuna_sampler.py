@@ -214,6 +214,19 @@ def test_a_failure_has_the_worst_value_that_a_gaussian_process_has_seen() -> Non
     assert all(len(trial.constraints) == 1 for trial in trials(sampler))
 
 
+def test_a_gaussian_process_leaves_the_proposals_of_a_long_search_to_tpe() -> None:
+    sampler = make("gp")
+    for number in range(40):
+        params = sampler.propose(number)
+        failed = params["kind"] == "wide"
+        tell(sampler, number, params, Status.FAILED if failed else Status.FINISHED, None if failed else 0.5)
+    assert isinstance(sampler._seeded(499), optuna.samplers.GPSampler)
+    assert isinstance(sampler._seeded(500), optuna.samplers.TPESampler)
+    kinds = [sampler.propose(number)["kind"] for number in range(500, 540)]
+    assert kinds.count("deep") > 30, "what failed repels it, too"
+    assert make("gp").propose(500) == make("gp").propose(500) != make("gp").propose(501)
+
+
 def test_tpe_learns() -> None:
     def worth(params: Mapping[str, Value]) -> float:
         return -((math.log10(float(params["rate"])) + 2) ** 2) - (0.5 if params["kind"] == "deep" else 0.0)
