@@ -13,6 +13,7 @@ from tiny_run import (
     BASE_TRIALS,
     META_EPOCHS,
     META_TRIALS,
+    STRATEGY,
     Finished,
     settings,
     trials_of,
@@ -25,7 +26,6 @@ from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.object_path import ObjectPath
 from ensemble_tune.run import run_all
 from ensemble_tune.storage import Location, write_bytes
-from ensemble_tune.strategy import Strategy
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 
 
@@ -70,7 +70,7 @@ def run(data: ObjectPath, bucket: ObjectPath, proxy: Proxy, tmp_path: Path) -> I
         meta_space=meta,
         meta_trials=META_TRIALS,
         meta_epochs=META_EPOCHS,
-        strategy=Strategy(scheduler="none"),
+        strategy=STRATEGY,
     )
     assert proxy.injected > 3
     proxy.mend()

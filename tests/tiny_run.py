@@ -53,6 +53,8 @@ encoder = "tu-test_resnet"
 """
 TRAINED_FUSION = '\n[fusion]\nkind = "plain"\nwidth = 8\ndepth = 1\nepochs = 2\nbatch_size = 4\n'
 BASE_TRIALS, BASE_EPOCHS, META_TRIALS, META_EPOCHS, FOLDS = 2, 8, 1, 8, 2
+STRATEGY = Strategy(sampler="random", scheduler="none")
+"""The random draw, so that the two have different encoders."""
 
 
 def settings(data: Path, out: Path, cache: Path) -> Settings:
@@ -88,7 +90,7 @@ def run_tiny(data: Path, folder: Path) -> None:
         meta_space=meta,
         meta_trials=META_TRIALS,
         meta_epochs=META_EPOCHS,
-        strategy=Strategy(scheduler="none"),
+        strategy=STRATEGY,
     )
 
 
@@ -96,7 +98,8 @@ def run_command(data: Path, folder: Path) -> list[str]:
     """What `run_tiny` does, as a person types it."""
     base, meta = write_spaces(folder / "spaces")
     command = [sys.executable, "-m", "ensemble_tune", "run", "--data", data, "--out", folder / "run"]
-    command += ["--cache", folder / "cache", "--folds", FOLDS, "--size", SIZE, "--scheduler", "none", "--cpu"]
+    command += ["--cache", folder / "cache", "--folds", FOLDS, "--size", SIZE, "--cpu"]
+    command += ["--sampler", STRATEGY.sampler, "--scheduler", STRATEGY.scheduler]
     command += ["--tensorboard", folder / "tensorboard"]
     command += ["--base-space", base, "--base-trials", BASE_TRIALS, "--base-epochs", BASE_EPOCHS]
     command += ["--meta-space", meta, "--meta-trials", META_TRIALS, "--meta-epochs", META_EPOCHS]

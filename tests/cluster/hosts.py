@@ -66,13 +66,18 @@ class Host:
         others = [line for line in users if not line.startswith("root:")]
         (folder / "passwd").write_text("\n".join([f"root:x:0:0:root:{self.home}:/bin/bash", *others]) + "\n")
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
-        (self.home / ".bashrc").write_text(f"{_SAYS}\n")
+        self.say(_SAYS)
         (folder / "sshd_config").write_text(
             f"Port 22\nListenAddress {address}\nHostKey {keys / 'host'}\nAuthorizedKeysFile {keys / 'user.pub'}\n"
             "PasswordAuthentication no\nUsePAM no\nStrictModes no\nUseDNS no\nPidFile none\nMaxStartups 100\n"
             f"SetEnv {_MARK}={mark}\n"
         )
         _give_python(self.home / "ensemble_tune" / "venv")
+
+    def say(self, line: str) -> None:
+        """Tells every later login something."""
+        with (self.home / ".bashrc").open("a") as file:
+            file.write(f"{line}\n")
 
     def start(self) -> None:
         """Switches it on; its disk is as it was."""
