@@ -48,6 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set main
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set more --tasks 6 --seeds 3
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set gp --seeds 1
+	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set base --seeds 1
 	$(BIN)/python benchmarks/quality_tune.py $(LCBENCH)
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)
@@ -58,6 +59,7 @@ bench: setup
 	    --trials 24 --epochs 9 --sampler random --scheduler none
 	$(BIN)/python benchmarks/start_up.py runs/curves
 	$(BIN)/python benchmarks/own_curves.py runs/curves 300
+	$(BIN)/python benchmarks/own_samplers.py $(CAMVID) --out runs/samplers
 	$(BIN)/python benchmarks/ensemble_gain.py $(CAMVID) --out runs/ensemble_gain
 
 # Kills drivers and workers at random moments, 300 times, then reads 100,000 damaged files; half an hour and more.
