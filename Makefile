@@ -48,7 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set main
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set more --tasks 6 --seeds 3
 	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set gp --seeds 1
-	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set base --seeds 1
+	$(BIN)/python benchmarks/quality.py $(LCBENCH) --set base --seeds 2
 	$(BIN)/python benchmarks/quality_tune.py $(LCBENCH)
 	$(BIN)/python benchmarks/precision.py $(CAMVID)
 	$(BIN)/python benchmarks/two_stage.py $(CAMVID)

@@ -78,7 +78,7 @@ SETS = {
     # A proposal takes 0.3 s and more: minutes a search.
     "gp": [BASELINE, DEFAULT, *(Method(name, "asha-promote", grace) for name in ("tpe", "gp") for grace in (2, 6))],
     # The first rung at 40%, and every second goes on.
-    "base": [BASELINE, *(Method(name, "asha-promote", 21, 2) for name in ("random", "gp"))],
+    "base": [BASELINE, DEFAULT, *(Method(name, "asha-promote", 21, 2) for name in ("random", "gp"))],
 }
 """What is compared: the table, how its rungs were chosen, more of that, further samplers and schedulers, the slow
 Gaussian process where it matters, and both with the scheduler that base models have."""
