@@ -36,10 +36,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     found: dict[tuple[str, int], list[float]] = {}
+    wanted = [(sampler, int(trials)) for sampler, _, trials in (s.partition(":") for s in options.searches.split(","))]
+    if min(trials for _, trials in wanted) <= BLIND:
+        sys.exit(f"the first {BLIND} trials are random with every sampler: give each search more")
     for seed in range(options.seeds):
-        for each in options.searches.split(","):
-            sampler, _, trials = each.partition(":")
-            found[sampler, seed] = search(options, sampler, int(trials), seed)
+        for sampler, trials in wanted:
+            found[sampler, seed] = search(options, sampler, trials, seed)
     show(found)
 
 
@@ -49,7 +51,7 @@ def search(options: argparse.Namespace, sampler: str, trials: int, seed: int) ->
     command = [sys.executable, "-m", "ensemble_tune", "search", "base", "--data", options.data, "--out", out]
     command += ["--size", "60x80", "--space", options.space, "--sampler", sampler, "--scheduler", "none", "--cpu"]
     command += ["--trials", trials, "--epochs", options.epochs, "--seed", seed]
-    subprocess.run([str(word) for word in command], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
     records = Ledger(out / LEDGER).trials("base")
     print(f"{out.name}: {len(records)} trials, {sum(each.seconds for each in records):.0f} s of training", flush=True)
     return [record.score or 0.0 for record in records]

@@ -23,7 +23,7 @@ from ensemble_tune.tune.seed import derive_seed
 _FAILS = "fails"
 """The constraint that a failed trial violates."""
 _MOST_BY_GP = 500
-"""A Gaussian process takes 0.1 s for a proposal after 50 trials, some 0.8 s here, and grows with their cube."""
+"""What a Gaussian process takes for a proposal grows with the cube of the trials: soon after these it is seconds."""
 
 
 class OptunaSampler:

@@ -71,7 +71,7 @@ class Search:
     `trials`, and is not made where points or a warm start are given, which know more."""
     sampler: str = "random"
     """Who proposes: of those that take next to no time, this and asha-promote spent a budget best on the curves of
-    LCBench. gp was far better there (`benchmarks/quality.py`), and takes 0.1 s and more for a proposal."""
+    LCBench. gp was far better there (`benchmarks/quality.py`), and takes longer for a proposal than a quick trial."""
     scheduler: str | None = None
     """Who is stopped early; None is asha-promote, and where the points are all nobody."""
     grace: int | None = None
