@@ -17,6 +17,7 @@ from ensemble_tune.ensemble.trained_ensemble import assemble, models_of
 from ensemble_tune.errors import RunError
 from ensemble_tune.export import EXPORTS
 from ensemble_tune.final_folder import ENSEMBLE_FOLDER, METRICS
+from ensemble_tune.library import models_before
 from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
@@ -95,11 +96,12 @@ def _train_members(
     """For each member the trials whose models are deployed; trains the others that the fusion learns from too."""
     learns = manifest.fusion.trained
     parts = predicted_parts(data, (manifest.deploy,), manifest.stacking) if learns else {}
-    starts = {}
-    for place, (name, base) in enumerate(zip(manifest.trials, manifest.bases, strict=False), start=1):
-        before = trained_before(run, name, base) if run is not None else None
-        if before is not None:
-            starts[str(place)] = before
+    starts = {
+        (str(place), fold): checkpoint
+        for place, (name, base) in enumerate(zip(manifest.trials, manifest.bases, strict=False), start=1)
+        if run is not None
+        for fold, checkpoint in models_before(run, name, base, data.folds).items()
+    }
     flip = manifest.fusion.flip
     trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts, flips=(flip,), starts=starts)
     deployed = models_of(manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,11 @@ from ensemble_tune.points import Point, train_points
 from ensemble_tune.settings import PREDICTIONS, Settings
 from ensemble_tune.storage import Location
 from ensemble_tune.trained_before import trained_before
+from ensemble_tune.trial import StoredCheckpoint
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
+
+_STAGE = "fold"
 
 AUTO = 3
 """Members of an ensemble where nothing else is wished, at most."""
@@ -147,29 +151,46 @@ def predict(
     flips: with frames as they are, mirrored too, or both. Raises RunError where a training failed.
     """
     store = PredictionStore(settings.out.absolute() / PREDICTIONS, data)
-    points: list[Point] = [
-        {**config.to_params(), FOLD: fold, FOLDS: data.folds, MEMBER: name}
-        for name, config in members.items()
-        for fold in parts
-    ]
+    points: list[Point] = [_point(name, config, fold, data.folds) for name, config in members.items() for fold in parts]
 
     def predicted(point: Point, finished: bool) -> bool:
         fold, config = int(point[FOLD]), members[str(point[MEMBER])]
         return all(store.has(config, fold, part, flip=flip) for part in parts[fold] for flip in flips)
 
-    found = {name: trained_before(settings.out, name, config) for name, config in members.items()}
-    starts = {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
+    starts = {
+        (name, fold): checkpoint
+        for name, config in members.items()
+        for fold, checkpoint in models_before(settings.out, name, config, data.folds).items()
+    }
     trial = BaseTrial(data=data, store=store.root, parts=parts, flips=flips, starts=starts)
     train_points(
         settings,
-        stage="fold",
+        stage=_STAGE,
         trial=trial,
         points=points,
         provenance=data.provenance(),
         done=predicted,
-        keep=0,
+        # Fold models that may be deployed need their weights once more.
+        keep=sys.maxsize if any(fold and "val" in own for fold, own in parts.items()) else 0,
         prepare=settings.decoded(data, next(iter(members.values())).size) if members else lambda: None,
     )
+
+
+def models_before(out: Location, member: str, config: BaseConfig, folds: int) -> dict[int, StoredCheckpoint]:
+    """By fold, the models of a member that the run folder `out` has trained and kept; 0 is the base trial itself."""
+    trials = [record for record in Ledger(out / LEDGER).trials(_STAGE) if record.status is Status.FINISHED]
+    found = {0: trained_before(out, member, config)}
+    for fold in range(1, folds + 1):
+        point = _point(member, config, fold, folds)
+        for record in trials:
+            if record.is_of(point):
+                found[fold] = trained_before(out, record.trial, config) or found.get(fold)
+    return {fold: checkpoint for fold, checkpoint in found.items() if checkpoint is not None}
+
+
+def _point(member: str, config: BaseConfig, fold: int, folds: int) -> Point:
+    """The model of a member that is trained without a fold; 0: on all training frames."""
+    return {**config.to_params(), FOLD: fold, FOLDS: folds, MEMBER: member}
 
 
 def _predicted_bytes(data: StageData, config: BaseConfig) -> int:

@@ -24,7 +24,8 @@ from ensemble_tune.comparison import current_comparison
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.score_names import MILLISECONDS
 from ensemble_tune.export import export_best
-from ensemble_tune.final_training import _fusion_before
+from ensemble_tune.final_training import _fusion_before, train
+from ensemble_tune.library import ended_base_trials, keep_library
 from ensemble_tune.meta_search import search_meta
 from ensemble_tune.run import run_all
 from ensemble_tune.strategy import Strategy
@@ -107,6 +108,28 @@ def test_a_final_training_in_a_run_repeats_no_fold(finished: Finished) -> None:
     manifest = EnsembleManifest.load(finished.out / "best.toml")
     folds = {trial.params.get("fold") for trial in trials_of(finished.out / "final")} - {None}
     assert manifest.deploy == "refit" and folds == {0}
+
+
+def test_fold_models_that_stand_for_members_are_trained_once(finished: Finished, tiles: Path, tmp_path: Path) -> None:
+    """They scored the ensemble on val, and are what is deployed; an export of another fusion costs them nothing."""
+    shutil.copytree(finished.folder, tmp_path / "again")
+    own = settings(tiles, tmp_path / "again" / "run", finished.folder / "cache")
+    space = write_spaces(tmp_path / "spaces")[1]
+    space.write_text(space.read_text() + 'deploy = { choices = ["refit", "folds"] }\n')
+    search_meta(own, space=space, trials=0, epochs=8)
+    keep_library(own, own.stage_data(), ended_base_trials(own.out, own.stage_data()), size=12)
+    mean = next(t for t in trials_of(own.out, "meta") if (t.params["kind"], t.params["deploy"]) == ("mean", "folds"))
+    manifest = export_best(own.out, tmp_path / "mean.toml", rule=mean.trial)
+    final = replace(own, out=tmp_path / "final")
+    result = train(manifest, final, run=own.out)
+    models = [trial for trial in trials_of(final.out) if "fold" in trial.params]
+    assert len(models) == FOLDS * BASE_TRIALS and result.split == "test"
+    assert all("train" not in row.seconds for row in epochs_of(final.out))
+    searched = {(t.params["member"], t.params["fold"]): t for t in trials_of(own.out, "fold")}
+    for model in models:
+        name = manifest.trials[int(model.params["member"]) - 1]
+        of_search = searched[name, model.params["fold"]]
+        assert model.scores == {score: of_search.scores[score] for score in model.scores} and model.scores
 
 
 def test_what_was_exported_scores_in_the_final_training_as_it_did_in_the_search(finished: Finished) -> None:

@@ -50,8 +50,8 @@ class BaseTrial:
     """Which predictions a trial of a fold saves."""
     flips: tuple[bool, ...] = (False,)
     """Whether with frames as they are alone, with mirrored ones too, or each of the two."""
-    starts: Mapping[str, StoredCheckpoint] = field(default_factory=dict)
-    """Members that were trained on all training frames before: there fold 0 is not trained again."""
+    starts: Mapping[tuple[str, int], StoredCheckpoint] = field(default_factory=dict)
+    """By member and fold: models that were trained before, which are not trained again."""
 
     def __call__(self, params: Params, resume: Checkpoint | None, /) -> Iterator[EpochResult]:
         """Trains; scores are those of val, or of the fold that is held out: of this after the last epoch alone.
@@ -65,7 +65,7 @@ class BaseTrial:
         fold_of = self.data.fold_of(frames)
         training = frames.subset((fold_of != fold).nonzero()[0])
         scored = frames.subset((fold_of == fold).nonzero()[0]) if fold else self.data.held_out(config.size)
-        start = self.starts.get(member) if fold == 0 else None
+        start = self.starts.get((member, fold))
         model = build_base_model(
             config, len(frames.classes), images=frames.images, pretrained=start is None and resume is None
         )

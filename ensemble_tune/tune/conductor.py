@@ -250,7 +250,7 @@ class Conductor:
         self._watcher.session(self.session)
 
     def _retain(self, seconds: float = math.inf) -> None:
-        """Of trials that ended, the checkpoint each is worth; of one outside the best `keep`, none.
+        """Of trials that ended, the checkpoint each is worth; of one outside the best `keep` of this search, none.
 
         Only once their end is on disk: a trial that the ledger calls running goes on from its last checkpoint. seconds:
         after these no further trial is begun with; the next flush goes on.
@@ -270,7 +270,7 @@ class Conductor:
                 log.warning("%s; it is tried again", error)
                 return
             self._ended.pop()
-            if record.score is not None and not record.status.went_wrong:
+            if record.score is not None and not record.status.went_wrong and self._belongs(record):
                 loss = -record.score if self.goal.mode == "max" else record.score
                 insort(self._kept, (loss, record.number, record.trial))
         while len(self._kept) > self.goal.keep and time.monotonic() <= until:

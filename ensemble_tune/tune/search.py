@@ -100,7 +100,7 @@ class Search:
     protected: frozenset[str] = frozenset()
     """Trials whose checkpoint is never removed."""
     belongs: Callable[[TrialRecord], bool] = lambda record: True
-    """Whether a trial of the stage is this search's; no other is counted, or resumed if it was interrupted."""
+    """Whether a trial of the stage is this search's; no other is counted, resumed if it was interrupted, or removed."""
     on_end: Callable[[TrialRecord], None] = lambda record: None
     """Called with every trial that ends."""
     say: Callable[[str], None] = lambda line: None

@@ -378,6 +378,14 @@ def test_another_searchs_interrupted_trials_are_left_alone(tmp_path: Path) -> No
     assert [row.epoch for row in run.rows if row.number == 0] == [1]
 
 
+def test_another_searchs_trials_keep_their_checkpoints(tmp_path: Path) -> None:
+    first = Run(tmp_path, GOAL, 2).to_the_end()
+    before = first.kept()
+    assert len(before) == 2
+    again = Run(tmp_path, replace(GOAL, keep=0), 2, options={"belongs": lambda record: record.number > 1}).to_the_end()
+    assert len(again.trials) == 4 and again.kept() == before
+
+
 def test_a_trial_that_was_stopped_when_its_process_died_trains_no_further(tmp_path: Path) -> None:
     run = Run(tmp_path, GOAL, 2, scheduler="asha")
     for number, score in ((0, 0.9), (1, 0.1)):
