@@ -104,6 +104,7 @@ def search_meta(
             space=meta_space,
             trials=trials,
             points=simple_fusions(meta_space, fixed, len(members), fit=fit),
+            start=MetaConfig().to_params(),
             provenance=data.provenance(),
             comparable=comparable,
             protected=exported_trials(settings.out),

@@ -13,15 +13,17 @@ from ensemble_tune.tune.search_space import SearchSpace
 
 
 class KnownFirst:
-    """A sampler whose trial 0 is a known point, and whose others are another sampler's."""
+    """A sampler one of whose trials is a known point, and whose others are another sampler's."""
 
-    def __init__(self, point: Mapping[str, Value], sampler: Sampler) -> None:
+    def __init__(self, point: Mapping[str, Value], sampler: Sampler, number: int = 0) -> None:
+        """number: the trial that shall be the known point."""
         self._point = point
         self._sampler = sampler
+        self._number = number
 
     def propose(self, number: int) -> dict[str, Value]:
-        """The known point as trial 0; where that was a given one, never."""
-        return self._sampler.propose(number) if number else dict(self._point)
+        """The known point as its trial; where that was a given one, never."""
+        return dict(self._point) if number == self._number else self._sampler.propose(number)
 
     def observe(self, record: TrialRecord, curve: Mapping[int, float]) -> None:
         """The other sampler learns from all trials."""

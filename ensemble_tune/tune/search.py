@@ -67,8 +67,8 @@ class Search:
     points: Sequence[Mapping[str, Value]] = ()
     """Given parameters; a seed may be among them."""
     start: Mapping[str, Value] = field(default_factory=dict)
-    """Known good values: the first proposal is the point of the space that is nearest to them. It counts among
-    `trials`, and is not made where points or a warm start are given, which know more."""
+    """Known good values: the first proposal, after the points, is the point of the space that is nearest to them. It
+    counts among `trials`, and is not made where a warm start is given, which knows more."""
     sampler: str = "random"
     """Who proposes: of those that take next to no time, this and asha-promote spent a budget best on the curves of
     LCBench. gp was far better there (`benchmarks/quality.py`), and takes longer for a proposal than a quick trial."""
@@ -210,7 +210,7 @@ class Search:
                 sampler.observe(record, curve)
             self.say(f"{self.stage} search {taught.summary} of {self.warm_start}")
         elif self.start:
-            return KnownFirst(nearest(self.start, self.space), sampler)
+            return KnownFirst(nearest(self.start, self.space), sampler, number=len(self.points))
         return sampler
 
     def _scheduler(self) -> Scheduler:
