@@ -87,11 +87,6 @@ KINDS = ("plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca
 FUSION_SPACE = """
 [parameters]
 kind = { choices = ["plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"] }
-width = 32
-depth = 2
-learning_rate = 3e-3
-batch_size = 8
-class_weights = "log"
 flip = true
 """
 

@@ -13,6 +13,7 @@ Goes on where it was interrupted; --names fits the default and these alone.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,20 +46,22 @@ DEFAULT, MEAN = "default", "mean"
 VARIANTS: Mapping[str, Mapping[str, Value]] = {
     DEFAULT: {},
     MEAN: {"kind": "mean"},
+    "correction": {"output": "correction"},
+    "correction, slowly": {"output": "correction", "learning_rate": 3e-4},
+    "correction, cross-entropy": {"output": "correction", "jaccard_weight": 0.0, "class_weights": "log"},
     **{f"kind {kind}": {"kind": kind} for kind in ("plain", "standard_se", "depthwise_cbam", "group_eca")},
     **{f"width {width}": {"width": width} for width in (16, 64)},
-    **{f"depth {depth}": {"depth": depth} for depth in (1, 2)},
+    "depth 1": {"depth": 1},
     "scale 0.5": {"scale": 0.5},
     **{f"base dropout {share}": {"base_dropout": share} for share in (0.1, 0.3)},
     "image seen": {"use_image": True},
     "logarithms": {"log_probabilities": True},
-    **{f"class weights {name}": {"class_weights": name} for name in ("none", "sqrt")},
-    **{f"augmentation {strength}": {"augmentation": strength} for strength in (0.2, 0.5)},
-    **{f"learning rate {rate}": {"learning_rate": rate} for rate in (3e-4, 3e-3, 1e-2)},
+    **{f"class weights {name}": {"class_weights": name} for name in ("none", "log")},
+    "cross-entropy alone": {"jaccard_weight": 0.0},
+    "augmentation 0.3": {"augmentation": 0.3},
+    **{f"learning rate {rate}": {"learning_rate": rate} for rate in (1e-3, 1e-2)},
     "weight decay 0.01": {"weight_decay": 1e-2},
-    "batch size 4": {"batch_size": 4},
-    "averaging 0.3": {"averaging": 0.3},
-    "constant rate, averaging 0.3": {"schedule": "constant", "averaging": 0.3},
+    "last weights": {"averaging": 0.0},
 }
 
 
@@ -91,7 +94,7 @@ def crossfitted(camvid: str, run: Path, out: Path, seed: int, epochs: int, names
 
     def fits(name: str) -> list[Point]:
         config = MetaConfig.from_params({**VARIANTS[name], "size": size, "epochs": epochs, "seed": seed, "flip": True})
-        of = name.replace(" ", "-")
+        of = re.sub(r"\W+", "-", name)
         beside: Point = {MEMBERS: best[MEMBERS], BASES: "all", DEPLOY: "refit", STACKING: "out-of-fold", OF: of}
         blocks = range(1, data.folds + 1)
         return [{**config.to_params(), **beside, FOLDS: data.folds, BLOCK: block} for block in blocks]

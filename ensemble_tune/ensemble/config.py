@@ -23,6 +23,7 @@ MetaKind = Literal[
     "mean", "weighted", "greedy", "linear", "plain", "standard_se", "depthwise_cbam", "dilated_spatial", "group_eca"
 ]
 """Fusions, the simplest first."""
+MetaOutput = Literal["weights", "correction"]
 
 _ARCHITECTURE_SPELLINGS = {
     "u-net": "unet",
@@ -174,7 +175,6 @@ class BaseConfig(_Config):
         spelled = _ARCHITECTURE_SPELLINGS.get(self.architecture.lower(), self.architecture.lower().replace("-", ""))
         object.__setattr__(self, "architecture", spelled)
         _check_training(self)
-        _check(0 <= self.jaccard_weight < 1, "jaccard_weight", "at least 0 and below 1", self.jaccard_weight)
         if self.decoder_attention is not None and self.architecture not in ("unet", "unetplusplus"):
             raise ConfigError(
                 f"decoder_attention exists for unet and unetplusplus, but architecture is {self.architecture!r}; "
@@ -189,6 +189,10 @@ class MetaConfig(_Config):
     kind: MetaKind = "dilated_spatial"
     """mean is the plain average, weighted and greedy are averages with weights, linear has a weight for every class of
     every member; the others are convolutional meta-models, plain without attention."""
+    output: MetaOutput = "weights"
+    """What a meta-model makes of its features: a weight of each member for every class and pixel, or a correction that
+    is added to the logits of the members' mean. A correction can find what no member has found, and lose what all have;
+    weights can do neither."""
     width: int = 32
     """Channels of the hidden layers; a multiple of 8."""
     depth: int = 3
@@ -211,17 +215,19 @@ class MetaConfig(_Config):
     """Train no further than this epoch of the schedule; None is all of it."""
     batch_size: int = 8
     """Frames a step; an incomplete last batch is dropped."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """AdamW's highest step size."""
     weight_decay: float = 1e-4
     """AdamW's decoupled weight decay, per step and unit of learning rate."""
     schedule: Schedule = "one_cycle"
     """How the learning rate moves over the steps."""
-    class_weights: ClassWeights = "log"
+    jaccard_weight: float = 0.5
+    """Share of the Jaccard loss in [0, 1); the rest is cross-entropy."""
+    class_weights: ClassWeights = "sqrt"
     """Weights of the classes in the cross-entropy, from their pixel frequencies in the training frames."""
     augmentation: float = 0.0
     """Strength in [0, 1] of the augmentation of predictions, image and labels together."""
-    averaging: float = 0.0
+    averaging: float = 0.5
     """Share of the steps so far over which the weights that are scored and kept are averaged; 0 takes the last ones."""
     gradient_clip: float = 1.0
     """Largest norm of a step's gradient; 0 does not clip."""
@@ -260,6 +266,7 @@ def _check_training(config: BaseConfig | MetaConfig) -> None:
             config.stop_epoch,
         )
     _check(config.batch_size >= 1, "batch_size", "at least 1", config.batch_size)
+    _check(0 <= config.jaccard_weight < 1, "jaccard_weight", "at least 0 and below 1", config.jaccard_weight)
     _check(0 < config.learning_rate <= 1, "learning_rate", "above 0 and at most 1", config.learning_rate)
     _check(0 <= config.weight_decay <= 1, "weight_decay", "within 0 and 1", config.weight_decay)
     _check(0 <= config.augmentation <= 1, "augmentation", "within 0 and 1", config.augmentation)

@@ -1,4 +1,4 @@
-"""Meta-models: convolutional networks that correct the mean of the base models' class probabilities.
+"""Meta-models: convolutional networks that weigh the base models' class probabilities, or correct their mean.
 
 All share one skeleton - stem, residual blocks, head - and differ in a block's convolution and attention alone, so that
 comparing them compares those:
@@ -39,20 +39,23 @@ _CHANNELS_PER_GROUP = 4
 
 
 class MetaModel(nn.Module):
-    """The members' mean, corrected by a convolutional network.
+    """The members' mean, moved away from by a convolutional network.
 
-    logits = log(mean over M) + head(features). The head starts at zero, so an untrained meta-model is the mean.
-    Source: Wolpert 1992, Stacked generalization.
+    output "weights": logits = log(sum over M of w * p), where w, a softmax over M of the head, has a value for every
+    member, class and pixel. Source: Jacobs et al. 1991, Adaptive mixtures of local experts.
+    output "correction": logits = log(mean over M) + head. Source: Wolpert 1992, Stacked generalization.
+    The head starts at zero, so an untrained meta-model is the mean.
     """
 
     def __init__(self, config: MetaConfig, members: int, classes: int, images: ImageSpec = RGB) -> None:
         super().__init__()
         self.config, self.members = config, members
+        self.weighs = config.output == "weights"
         self.normalise = Normalise(images) if config.use_image else None
         channels = members * classes + (images.channels if config.use_image else 0)
         self.stem = nn.Sequential(*_convolution(channels, config.width), nn.ReLU())
         self.blocks = nn.Sequential(*(Block(config.kind, config.width, index) for index in range(config.depth)))
-        self.head = nn.Conv2d(config.width, classes, kernel_size=1)
+        self.head = nn.Conv2d(config.width, members * classes if self.weighs else classes, kernel_size=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(cast(Tensor, self.head.bias))
 
@@ -72,19 +75,23 @@ class MetaModel(nn.Module):
             if image is None:
                 raise ValueError("the meta-model sees the image beside the predictions, but got none")
             inputs = torch.cat([inputs, self.normalise(image)], dim=1)
-        return mean_logits(values) + self._correction(inputs)
+        found = self._head(inputs)
+        if self.weighs:
+            weights = found.view(values.shape).softmax(1)
+            return log_probabilities((weights * values).sum(1))
+        return mean_logits(values) + found
 
-    def _correction(self, inputs: Tensor) -> Tensor:
-        """What is added to the mean's logits; (B, K, h, w) to (B, C, h, w), computed at the working scale."""
+    def _head(self, inputs: Tensor) -> Tensor:
+        """The network's last layer, (B, K, h, w) to (B, M * C or C, h, w), computed at the working scale."""
         size = inputs.shape[-2:]
         working = tuple(max(1, round(side * self.config.scale)) for side in size)
         if working != size:
             inputs = F.interpolate(inputs, working, mode="area")
         with autocast(self.config.precision, inputs.device):
             features = self.stem(inputs.contiguous(memory_format=torch.channels_last))
-            correction = cast(Tensor, self.head(self.blocks(features)))
-        correction = correction.float()
-        return correction if working == size else F.interpolate(correction, size, mode="bilinear", align_corners=False)
+            found = cast(Tensor, self.head(self.blocks(features)))
+        found = found.float()
+        return found if working == size else F.interpolate(found, size, mode="bilinear", align_corners=False)
 
 
 class Block(nn.Module):

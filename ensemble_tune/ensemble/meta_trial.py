@@ -144,10 +144,11 @@ class MetaTrial:
                 yield EpochResult(epoch=1, scores=score(fusion, final=True), save=partial(state.save, epoch=1))
         else:
             epochs = count(1 if resume is None else resume.epoch + 1)
+            weights = class_weights(config.class_weights, fitted.class_frequencies())
             yield from train_epochs(
                 model=fusion,
                 config=config,
-                loss=SegmentationLoss(class_weights(config.class_weights, fitted.class_frequencies())),
+                loss=SegmentationLoss(weights, config.jaccard_weight),
                 batches=lambda epoch: ahead(_batches(config, fitted, learned_from, epoch)),
                 steps=len(fitted) // config.batch_size,
                 score=lambda model: score(model, final=next(epochs) == last),

@@ -58,7 +58,7 @@ def _base_training_bytes(config: BaseConfig, classes: int, scored: int, on_gpu: 
         return model
 
     inputs = [(images.channels, *config.size)]
-    return _most_held(build, config, inputs, classes, config.jaccard_weight, scored, trained=True)
+    return _most_held(build, config, inputs, classes, scored, trained=True)
 
 
 @lru_cache(maxsize=1024)
@@ -71,7 +71,7 @@ def _fusion_training_bytes(
     def build() -> nn.Module:
         return build_fusion(config, members, classes, images)
 
-    return _most_held(build, config, inputs, classes, 0.0, scored, trained)
+    return _most_held(build, config, inputs, classes, scored, trained)
 
 
 def _sized(config: Config, on_gpu: bool) -> Config:
@@ -81,10 +81,11 @@ def _sized(config: Config, on_gpu: bool) -> Config:
     changed: dict[str, Any] = {
         **{name: getattr(type(config)(), name) for name in _SIZELESS},
         "averaging": 0.1 if config.averaging else 0.0,
+        "jaccard_weight": 0.5 if config.jaccard_weight else 0.0,
         "precision": "bfloat16" if half else config.precision,
     }
     if isinstance(config, BaseConfig):
-        changed |= {"encoder_weights": None, "jaccard_weight": 0.5 if config.jaccard_weight else 0.0}
+        changed |= {"encoder_weights": None}
     return dataclasses.replace(config, **changed)
 
 
@@ -106,7 +107,6 @@ def _most_held(
     config: BaseConfig | MetaConfig,
     inputs: Sequence[Shape],
     classes: int,
-    jaccard_weight: float,
     scored: int,
     trained: bool,
 ) -> int:
@@ -115,7 +115,7 @@ def _most_held(
     real = TrainingState(build(), config, _STEPS, device)
     with FakeCopyMode(shadows):
         model, moved, loss = copy.deepcopy(
-            (real.model, real.trained, SegmentationLoss(torch.ones(classes), jaccard_weight))
+            (real.model, real.trained, SegmentationLoss(torch.ones(classes), config.jaccard_weight))
         )
     with shadows, held:
         for tensor in {*model.parameters(), *model.buffers(), *moved.parameters(), *moved.buffers()}:

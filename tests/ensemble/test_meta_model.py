@@ -1,14 +1,14 @@
 import dataclasses
-import typing
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from ensemble_tune.ensemble.config import MetaConfig, MetaKind
+from ensemble_tune.ensemble.config import MetaConfig, MetaKind, MetaOutput
 from ensemble_tune.ensemble.meta_model import Block, MetaModel, build_meta_model, hide_members
 
-KINDS = [kind for kind in typing.get_args(MetaKind) if kind not in ("mean", "weighted", "greedy", "linear")]
+KINDS = [kind for kind in get_args(MetaKind) if kind not in ("mean", "weighted", "greedy", "linear")]
 MEMBERS, CLASSES = 3, 5
 
 
@@ -29,9 +29,10 @@ def _trained(model: MetaModel) -> MetaModel:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("output", get_args(MetaOutput))
 @pytest.mark.parametrize("training", [True, False])
-def test_an_untrained_meta_model_is_the_mean(kind: MetaKind, training: bool) -> None:
-    model = build_meta_model(_config(kind, scale=0.5), MEMBERS, CLASSES).train(training)
+def test_an_untrained_meta_model_is_the_mean(kind: MetaKind, output: MetaOutput, training: bool) -> None:
+    model = build_meta_model(_config(kind, output=output, scale=0.5), MEMBERS, CLASSES).train(training)
     probabilities = _probabilities()
     torch.testing.assert_close(model(probabilities), probabilities.mean(1).clamp(min=0.5 / 255).log())
 
@@ -39,7 +40,15 @@ def test_an_untrained_meta_model_is_the_mean(kind: MetaKind, training: bool) -> 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"use_image": True}, {"scale": 0.5}, {"width": 8}, {"log_probabilities": True}, {"precision": "bfloat16"}],
+    [
+        {},
+        {"output": "correction"},
+        {"use_image": True},
+        {"scale": 0.5},
+        {"width": 8},
+        {"log_probabilities": True},
+        {"precision": "bfloat16"},
+    ],
 )
 def test_every_kind_turns_probabilities_into_logits(kind: MetaKind, changes: dict[str, object]) -> None:
     config = _config(kind, **changes)
@@ -50,6 +59,13 @@ def test_every_kind_turns_probabilities_into_logits(kind: MetaKind, changes: dic
     assert logits.dtype is torch.float32
     logits.sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_weights_say_of_no_class_more_than_the_member_that_says_most_and_less_than_the_one_that_says_least() -> None:
+    probabilities = _probabilities()
+    found = _trained(build_meta_model(_config(), MEMBERS, CLASSES)).eval()(probabilities).exp()
+    assert (found <= probabilities.amax(1) + 1e-6).all() and (found >= probabilities.amin(1) - 1e-6).all()
+    assert not torch.allclose(found, probabilities.mean(1))
 
 
 def test_stored_and_float_probabilities_mean_the_same() -> None:

@@ -196,7 +196,8 @@ def test_memory_that_runs_out_is_one_line() -> None:
 
 
 def test_training_lowers_the_loss_of_both_stages() -> None:
-    for config in (dataclasses.replace(BASE, architecture="unet"), META):
+    # These members' predictions hold nothing of the labels, so that no weights of them are better than others.
+    for config in (dataclasses.replace(BASE, architecture="unet"), dataclasses.replace(META, output="correction")):
         longer = dataclasses.replace(config, epochs=6, learning_rate=0.01, schedule="constant")
         losses = [result.scores["train_loss"] for result in _train(longer)]
         assert losses[-1] < 0.8 * losses[0]
