@@ -39,7 +39,18 @@ _COMMON: Params = {
     "precision": "float32",
 }
 BASE: Params = {**_COMMON, "architecture": "linknet"}
-META: Params = {**_COMMON, "kind": "plain", "width": 8, "depth": 1, "epochs": 80, "members": "one,two"}
+META: Params = {
+    **_COMMON,
+    "kind": "plain",
+    # Free to leave all members and to tell the prior, as weights of theirs are not; scored by its cross-entropy.
+    "output": "correction",
+    "jaccard_weight": 0.0,
+    "averaging": 0.0,
+    "width": 8,
+    "depth": 1,
+    "epochs": 80,
+    "members": "one,two",
+}
 
 
 def write_frames(root: Path, *, permuted: bool) -> Path:
