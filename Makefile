@@ -61,6 +61,7 @@ bench: setup
 	$(BIN)/python benchmarks/own_curves.py runs/curves 300
 	$(BIN)/python benchmarks/own_samplers.py $(CAMVID) --out runs/samplers
 	$(BIN)/python benchmarks/ensemble_gain.py $(CAMVID) --out runs/ensemble_gain
+	$(BIN)/python benchmarks/meta_defaults.py $(CAMVID) runs/ensemble_gain --out runs/meta_defaults
 
 # Kills drivers and workers at random moments, 300 times, then reads 100,000 damaged files; half an hour and more.
 soak: setup

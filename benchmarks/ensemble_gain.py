@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--scratch", action="store_true")
     parser.add_argument("--meta-epochs", type=int, default=8)
+    parser.add_argument("--no-single", action="store_true", help="leave out the long training, half of all time")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "bases.toml").write_text(BASE_SPACE)
@@ -113,7 +114,8 @@ def main() -> None:
     seeds = [Seed(given, seed) for seed in range(given.seeds)]
     for seed in seeds:
         seed.run()
-    Singles(given, seeds).run()
+    if not given.no_single:
+        Singles(given, seeds).run()
     table([seed.found for seed in seeds])
 
 

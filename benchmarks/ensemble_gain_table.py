@@ -28,10 +28,11 @@ class Figures:
 def table(seeds: Sequence[Mapping[str, Figures]]) -> None:
     """Prints a row a fusion that every seed has, and what the exported ones gain."""
     names = [name for name in seeds[0] if all(name in seed for seed in seeds)]
+    others = [name for name in ("mean", SINGLE) if name in names]
     print(f"\n{len(seeds)} seeds; gains in points of cross-fitted mIoU, with 95% intervals")
     print(
         f"{'':20}{'crossfit':>9}{'small':>7}{'val':>7}{'test':>7}{'small':>7}{'ms':>6}"
-        f"{'over the mean':>24}{'over ' + SINGLE:>30}"
+        + "".join(f"{'over ' + other:>26}" for other in others)
     )
     for name in names:
         own = [seed[name] for seed in seeds]
@@ -43,14 +44,14 @@ def table(seeds: Sequence[Mapping[str, Figures]]) -> None:
             statistics.fmean(each.test["miou"] for each in own),
             statistics.fmean(each.test["small_miou"] for each in own),
         ]
-        gains = [points(over(seeds, name, other)) if name != other else "" for other in ("mean", SINGLE)]
+        gains = [points(over(seeds, name, other)) if name != other else "" for other in others]
         shown = "".join(f"{cell:7.3f}" for cell in cells[1:])
         ms = statistics.fmean(each.milliseconds for each in own)
-        print(f"{name:20}{cells[0]:9.3f}{shown}{ms:6.1f}{gains[0]:>24}{gains[1]:>30}")
+        print(f"{name:20}{cells[0]:9.3f}{shown}{ms:6.1f}" + "".join(f"{each:>26}" for each in gains))
     spread = [statistics.pstdev([measured(seed[name].evidence).miou for seed in seeds]) for name in names]
     print(f"standard deviation of the cross-fitted mIoU over seeds: {min(spread):.3f} to {max(spread):.3f}\n")
     for name in names:
-        for other in (SINGLE, "mean"):
+        for other in others:
             if name != other:
                 print(f"{name} over {other}: {relative(seeds, name, other)}")
 

@@ -242,6 +242,14 @@ def test_a_slider_is_moved_with_the_keyboard_alone(reader: Reader, whole: Path) 
     assert truth.evaluate("one => getComputedStyle(one).clipPath") == "inset(0px 3% 0px 0px)"
 
 
+_SETTLED = """() => new Promise(tell => {
+    const width = () => document.querySelector(".main-svg").getBoundingClientRect().width;
+    const before = width();
+    setTimeout(() => tell(width() === before), 300);
+})"""
+"""Whether the first figure keeps its width."""
+
+
 @pytest.mark.parametrize("which", ["under_way", "whole"])
 def test_a_page_can_be_printed(reader: Reader, request: pytest.FixtureRequest, which: str) -> None:
     """Light whatever the screen's colours, each figure on the paper and drawn."""
@@ -250,6 +258,7 @@ def test_a_page_can_be_printed(reader: Reader, request: pytest.FixtureRequest, w
     assert page.pdf(format="A4").startswith(b"%PDF")
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible() and not page.locator("#filters").is_visible()
+    page.wait_for_function(_SETTLED)  # what the first print changed is undone in its own time
     wide = page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().width")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.wait_for_function(
