@@ -42,9 +42,10 @@ AS_PEER = {
     "weight_decay": 0.01,
     "gradient_clip": 0.0,
     "averaging": 0.0,
+    "jaccard_weight": 0.0,
 }
-BASE_AS_PEER = {**AS_PEER, "encoder": "mobilenet_v2", "jaccard_weight": 0.0, "augmentation": 0.5}
-META_AS_PEER = {**AS_PEER, "depth": 3, "augmentation": 0.0}
+BASE_AS_PEER = {**AS_PEER, "encoder": "mobilenet_v2", "augmentation": 0.5}
+META_AS_PEER = {**AS_PEER, "output": "correction", "depth": 3, "augmentation": 0.0}
 
 
 def main(data: str, folder: Path, stacking: Stacking) -> None:
