@@ -22,7 +22,6 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord, rank
 
 _STAGE = "fold"
-
 AUTO = 3
 """Members of an ensemble where nothing else is wished, at most."""
 _FEWEST = 2
