@@ -79,7 +79,7 @@ class TestStartedTrial(_BaseTrialContract):
         self.start = StoredCheckpoint(folder / "2", 2)
 
     def trial(self, out: Path) -> Trial:
-        return BaseTrial(data=self.data, store=out, parts={0: ("val", "train")}, starts={"base-0000": self.start})
+        return BaseTrial(data=self.data, store=out, parts={0: ("val", "train")}, starts={("base-0000", 0): self.start})
 
     def params(self) -> Params:
         return {**PARAMS, "stop_epoch": 2, "fold": 0, "folds": 2, "member": "base-0000"}
@@ -94,7 +94,7 @@ class TestStartedTrial(_BaseTrialContract):
 
     def test_scores_that_are_known_are_not_taken_again(self, tmp_path: Path) -> None:
         start = replace(self.start, scores={"train_loss": 0.5, "miou": 0.25})
-        trial = replace(self.trial(tmp_path / "out"), starts={"base-0000": start})
+        trial = replace(self.trial(tmp_path / "out"), starts={("base-0000", 0): start})
         (started,) = live(trial, self.params(), tmp_path / "saved")
         assert started.scores == {"miou": 0.25}
         assert content(tmp_path / "out"), "what it predicts is saved all the same"
