@@ -36,7 +36,7 @@ from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import current_comparison, measured
 from ensemble_tune.ensemble.base_trial import BaseTrial
 from ensemble_tune.ensemble.config import MetaConfig
-from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
+from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.meta_trial import (
     BASES,
@@ -47,7 +47,7 @@ from ensemble_tune.ensemble.meta_trial import (
     OF,
     STACKING,
     MetaTrial,
-    evidence_identity,
+    open_evidence,
 )
 from ensemble_tune.export import export_best
 from ensemble_tune.final_training import train
@@ -182,8 +182,7 @@ class Seed:
     def _evidence(self, trial: str, block: int) -> Evidence:
         """That of a fusion's fit on the other blocks."""
         own = [r for r in self.trials("compare") if r.params[OF] == trial and r.params[BLOCK] == block]
-        identity = evidence_identity({**own[-1].params, "seed": own[-1].seed})
-        return Evidence.open(self.settings.out.absolute() / EVIDENCE / evidence_name(trial, block), identity)
+        return open_evidence(self.settings.out.absolute() / EVIDENCE, {**own[-1].params, "seed": own[-1].seed})
 
 
 def on_test(manifest: EnsembleManifest, settings: Settings, name: str) -> dict[str, float]:
@@ -275,9 +274,7 @@ class Singles:
         )
         seen = self.data.provenance()
         records = train_points(own, stage="single", trial=trial, points=points, provenance=seen, keep=0)
-        val, *blocks = [
-            Evidence.open(folder / evidence_name(single.trial, int(p[BLOCK])), evidence_identity(p)) for p in points
-        ]
+        val, *blocks = [open_evidence(folder, point) for point in points]
         manifest = EnsembleManifest(
             bases=(config,),
             fusion=fusion,

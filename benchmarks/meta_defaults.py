@@ -23,7 +23,7 @@ from ensemble_gain_table import points
 from ensemble_tune.comparison import measured
 from ensemble_tune.ensemble.bootstrap import gain
 from ensemble_tune.ensemble.config import MetaConfig
-from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
+from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence
 from ensemble_tune.ensemble.meta_trial import (
     BASES,
     BLOCK,
@@ -33,7 +33,7 @@ from ensemble_tune.ensemble.meta_trial import (
     OF,
     STACKING,
     MetaTrial,
-    evidence_identity,
+    open_evidence,
 )
 from ensemble_tune.library import member_config
 from ensemble_tune.points import Point, train_points
@@ -104,10 +104,8 @@ def crossfitted(camvid: str, run: Path, out: Path, seed: int, epochs: int, names
     with own.workers:
         train_points(own, stage="fit", trial=trial, points=wanted, provenance=data.provenance(), keep=0)
 
-    def read(point: Point) -> Evidence:
-        return Evidence.open(folder / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
-
-    return {name: first.join(*others) for name in names for first, *others in [[read(point) for point in fits(name)]]}
+    found = {name: [open_evidence(folder, point) for point in fits(name)] for name in names}
+    return {name: first.join(*others) for name, (first, *others) in found.items()}
 
 
 def show(seeds: Sequence[Mapping[str, Evidence]]) -> None:

@@ -10,7 +10,7 @@ from ensemble_tune.comparison import Candidate, Comparison, compare, fusion_name
 from ensemble_tune.ensemble.bootstrap import gain
 from ensemble_tune.ensemble.config import MetaConfig, MetaKind
 from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
-from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity
+from ensemble_tune.ensemble.meta_trial import BLOCK, OF, MetaTrial, evidence_identity, open_evidence
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.fused import COSTS, fusion_params, member_scores, model_passes
 from ensemble_tune.library import Members, member_config
@@ -64,7 +64,7 @@ def compare_fusions(
     seen = data.provenance()
 
     def read(point: Point) -> Evidence:
-        return Evidence.open(evidence / evidence_name(str(point[OF]), int(point[BLOCK])), evidence_identity(point))
+        return open_evidence(evidence, point)
 
     # What needs no fit for it is set beside the best of its kind on val.
     known = [[record for record in own if record.trial in starts or _is_free(record)] for own in variants]

@@ -96,12 +96,10 @@ def _train_members(
     """For each member the trials whose models are deployed; trains the others that the fusion learns from too."""
     learns = manifest.fusion.trained
     parts = predicted_parts(data, (manifest.deploy,), manifest.stacking) if learns else {}
-    starts = {
-        (str(place), fold): checkpoint
-        for place, (name, base) in enumerate(zip(manifest.trials, manifest.bases, strict=False), start=1)
-        if run is not None
-        for fold, checkpoint in models_before(run, name, base, data.folds).items()
-    }
+    named = dict(zip(manifest.trials, manifest.bases, strict=False))
+    places = {name: str(place) for place, name in enumerate(manifest.trials, start=1)}
+    before = models_before(run, named, data.folds) if run is not None else {}
+    starts = {(places[name], fold): checkpoint for (name, fold), checkpoint in before.items()}
     flip = manifest.fusion.flip
     trial = BaseTrial(data=data, store=store.root if learns else None, parts=parts, flips=(flip,), starts=starts)
     deployed = models_of(manifest)

@@ -156,11 +156,7 @@ def predict(
         fold, config = int(point[FOLD]), members[str(point[MEMBER])]
         return all(store.has(config, fold, part, flip=flip) for part in parts[fold] for flip in flips)
 
-    starts = {
-        (name, fold): checkpoint
-        for name, config in members.items()
-        for fold, checkpoint in models_before(settings.out, name, config, data.folds).items()
-    }
+    starts = models_before(settings.out, members, data.folds)
     trial = BaseTrial(data=data, store=store.root, parts=parts, flips=flips, starts=starts)
     train_points(
         settings,
@@ -175,16 +171,21 @@ def predict(
     )
 
 
-def models_before(out: Location, member: str, config: BaseConfig, folds: int) -> dict[int, StoredCheckpoint]:
-    """By fold, the models of a member that the run folder `out` has trained and kept; 0 is the base trial itself."""
+def models_before(
+    out: Location, members: Mapping[str, BaseConfig], folds: int
+) -> dict[tuple[str, int], StoredCheckpoint]:
+    """By member and fold, the models that the run folder `out` has trained and kept; fold 0 is the base trial's."""
     trials = [record for record in Ledger(out / LEDGER).trials(_STAGE) if record.status is Status.FINISHED]
-    found = {0: trained_before(out, member, config)}
-    for fold in range(1, folds + 1):
-        point = _point(member, config, fold, folds)
-        for record in trials:
-            if record.is_of(point):
-                found[fold] = trained_before(out, record.trial, config) or found.get(fold)
-    return {fold: checkpoint for fold, checkpoint in found.items() if checkpoint is not None}
+    found = {}
+    for name, config in members.items():
+        for fold in range(folds + 1):
+            point = _point(name, config, fold, folds)
+            kept = [name] if fold == 0 else [record.trial for record in trials if record.is_of(point)]
+            for trial in kept:
+                checkpoint = trained_before(out, trial, config)
+                if checkpoint is not None:
+                    found[name, fold] = checkpoint
+    return found
 
 
 def _point(member: str, config: BaseConfig, fold: int, folds: int) -> Point:

@@ -18,7 +18,7 @@ from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.augment import Augment
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
 from ensemble_tune.ensemble.cost import ForwardTimer, costs
-from ensemble_tune.ensemble.evidence import evidence_name
+from ensemble_tune.ensemble.evidence import Evidence, evidence_name
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.fusion import WeightedMean, build_fusion
 from ensemble_tune.ensemble.gpu_share import gpu_bytes
@@ -191,6 +191,11 @@ def _config(params: Params) -> MetaConfig:
 def evidence_identity(params: Params) -> str:
     """16 hex digits that name all that a fusion's evidence depends on, beside the data."""
     return hashlib.sha256(json.dumps(dict(params), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def open_evidence(folder: Location, params: Params) -> Evidence:
+    """What the fit of a meta trial's parameters left in `folder`. Raises RunError where it is missing or another's."""
+    return Evidence.open(folder / evidence_name(str(params[OF]), int(params[BLOCK])), evidence_identity(params))
 
 
 def places(bases: str, members: int) -> list[int]:
