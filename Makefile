@@ -6,6 +6,9 @@ CAMVID ?= CamVid
 # The folder of LCBench's surrogate, model.onnx and its two JSON files, from YAHPO-Gym: https://github.com/slds-lmu/yahpo_data
 LCBENCH ?= lcbench
 
+# Some machines tell Python not to keep what it has compiled. Torch and Ray take seconds to compile, in each process anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check bench soak setup clean
 
 setup: .venv/.installed
