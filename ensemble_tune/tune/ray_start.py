@@ -6,13 +6,14 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.tune.lean_ray import SETTINGS, without_unused_parts
 from ensemble_tune.tune.quiet import hush_ray
 from ensemble_tune.tune.resources import Resources
 
@@ -38,7 +39,8 @@ def start_ray(address: str | None = None, share: Resources | None = None, import
     try:
         if joins:
             _knock(joins)
-        with _environment({} if joins else _at_once(share or Resources(), imports)):
+        settings = {} if joins else {**SETTINGS, **_at_once(share or Resources(), imports)}
+        with _environment(settings), nullcontext() if joins else without_unused_parts():
             ray.init(
                 # "local", since with none at all Ray joins whatever cluster `ray start` has left on this machine.
                 address=address if joins else "local",

@@ -79,3 +79,30 @@ def test_no_worker_is_started_before_it_is_asked_for_where_most_would_not_train(
     if len(os.sched_getaffinity(0)) <= 16:
         assert _at_once(shared, "needed") == {"RAY_preload_python_modules": "needed"}
         assert _at_once(shared, None) == {}
+
+
+LEAN = """
+import os
+from pathlib import Path
+from ray._private.node import Node
+from ensemble_tune.tune.lean_ray import SETTINGS
+from ensemble_tune.tune.ray_start import start_ray
+started = Node.start_api_server
+assert start_ray()
+assert Node.start_api_server is started and not SETTINGS.keys() & os.environ.keys()
+for file in Path("/proc").glob("[0-9]*/stat"):
+    try:
+        ours = file.read_text().rpartition(")")[2].split()[3] == str(os.getsid(0))
+        print(file.with_name("cmdline").read_bytes().replace(b"\\0", b" ").decode() if ours else "")
+    except OSError:
+        pass
+"""
+
+
+def test_what_nobody_looks_at_is_not_started_with_ray() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAN], capture_output=True, text=True, timeout=60, start_new_session=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "raylet/raylet" in done.stdout and "gcs_server" in done.stdout
+    assert not [name for name in ("dashboard.py", "monitor.py") if name in done.stdout]
