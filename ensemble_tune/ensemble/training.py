@@ -163,7 +163,10 @@ def train_step(state: TrainingState, loss: nn.Module, batch: Batch, rate: float)
     state.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(state.scaler.scale(value))
     state.scaler.unscale_(state.optimiser)
-    norm = nn.utils.clip_grad_norm_(state.trained.parameters(), state.config.gradient_clip or math.inf)
+    parameters = [each for each in state.trained.parameters() if each.grad is not None]
+    norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    if state.config.gradient_clip:  # without it every gradient would be multiplied by 1
+        nn.utils.clip_grads_with_norm_(parameters, state.config.gradient_clip, norm)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     return value.detach(), norm
