@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from ensemble_tune.ensemble.evidence import Counts, Evidence, Floats
+from ensemble_tune.ensemble.tile_name import image_of
 
 BLOCK = 10
 """Frames that are drawn together: neighbours in a video err alike, and are no independent evidence."""
@@ -38,6 +39,15 @@ class Interval:
     def spans_zero(self) -> bool:
         """Whether the figure cannot be told from no difference at all; False where no interval is known."""
         return self.low <= 0 <= self.high
+
+
+def resamples_of(evidence: Evidence, *, seed: int = 0) -> Floats:
+    """(1 + R, N) what each of N frames or tiles weighs: first each once, which gives the figure itself, then in each
+    resample. The tiles of an image are drawn together."""
+    images = {image_of(name): sequence for name, sequence in zip(evidence.names, evidence.sequences, strict=True)}
+    places = {name: place for place, name in enumerate(images)}
+    drawn = draw_frames(list(images.values()), seed=seed)
+    return np.concatenate([np.ones((1, len(images))), drawn])[:, [places[image_of(name)] for name in evidence.names]]
 
 
 def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES, block: int = BLOCK) -> Floats:
@@ -104,7 +114,7 @@ def gain(
     """
     first = better[0]
     chance = np.random.default_rng([seed, _SEEDS])
-    weights = with_all(draw_frames(first.sequences, seed=seed))
+    weights = resamples_of(first, seed=seed)
     columns = [place for place, name in enumerate(first.classes) if classes is None or name in classes]
 
     def scores(found: Sequence[Evidence]) -> Floats:
@@ -132,13 +142,8 @@ def _mean_of_drawn(scores: Floats, chance: np.random.Generator) -> Floats:
 
 def mean_iou(evidence: Evidence, *, seed: int = 0) -> Interval:
     """A model's mean IoU over all frames together, in resamples of them."""
-    scores = mean_of_numbers(resampled_ious(evidence, with_all(draw_frames(evidence.sequences, seed=seed))))
+    scores = mean_of_numbers(resampled_ious(evidence, resamples_of(evidence, seed=seed)))
     return difference(scores, np.zeros_like(scores))
-
-
-def with_all(weights: Floats) -> Floats:
-    """(R, N) resamples to (1 + R, N): before them all frames once, which gives the figure itself."""
-    return np.concatenate([np.ones((1, weights.shape[1])), weights])
 
 
 def difference(better: Floats, worse: Floats) -> Interval:

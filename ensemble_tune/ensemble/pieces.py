@@ -9,6 +9,7 @@ from ensemble_tune.ensemble.dataset import Dataset
 from ensemble_tune.ensemble.dataset_spec import DatasetSpec
 from ensemble_tune.ensemble.frame_files import Frame
 from ensemble_tune.ensemble.image_file import Deep, mask_shape
+from ensemble_tune.ensemble.tile_name import tile_name
 from ensemble_tune.ensemble.tiles import Tile
 
 
@@ -46,6 +47,6 @@ def _pieces(spec: DatasetSpec, frame: Frame) -> list[Piece]:
     if spec.tiles is None or spec.tiles.within(shape) == shape:
         return [Piece(frame.name, frame, None, shape)]
     return [
-        Piece(f"{frame.name}@{tile.top}x{tile.left}", frame, tile, (tile.height, tile.width))
+        Piece(tile_name(frame.name, tile.top, tile.left), frame, tile, (tile.height, tile.width))
         for tile in spec.tiles.cut(shape)
     ]

@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ensemble_tune.ensemble.bootstrap import Interval, draw_frames, gain, ious, mean_iou, resampled_ious
+from ensemble_tune.ensemble.bootstrap import Interval, draw_frames, gain, ious, mean_iou, resampled_ious, resamples_of
 from ensemble_tune.ensemble.evidence import Evidence
+from ensemble_tune.ensemble.tile_name import image_of, tile_name
 
 
 def evidence(hits: list[int], *, sequence: int = 20, pixels: int = 100) -> Evidence:
@@ -70,6 +71,28 @@ def test_neighbours_are_drawn_together_and_lone_frames_one_by_one() -> None:
     assert changes <= 6, "three blocks of four have six ends"
     lone = draw_frames([str(number) for number in range(40)], resamples=20)
     assert (lone > 1).any(1).all(), "not the same forty each time"
+
+
+def test_the_tiles_of_an_image_are_no_independent_evidence() -> None:
+    """Six tiles of each of 40 frames: drawn with their image, and as unsure as the frames are."""
+    whole = noisy(70, 40, 0, sequence=40)
+    rows = [row for row in range(40) for _ in range(6)]
+    tiles = dataclasses.replace(
+        whole,
+        names=tuple(tile_name(whole.names[row], 0, place) for place, row in enumerate(rows)),
+        sequences=tuple(whole.sequences[row] for row in rows),
+        confusions=whole.confusions[rows],
+    )
+    assert [image_of(name) for name in tiles.names] == [whole.names[row] for row in rows]
+    weights = resamples_of(tiles)
+    assert np.array_equal(weights, resamples_of(whole)[:, rows]) and (weights[0] == 1).all()
+    found, expected = mean_iou(tiles), mean_iou(whole)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("name", ["a", "a@b", "1@2x", "a@12", "a@1x2.5"])
+def test_what_only_resembles_a_tile_is_an_image_of_its_own(name: str) -> None:
+    assert image_of(name) == name == image_of(tile_name(name, 3, 40))
 
 
 def test_iou_of_a_class_that_is_not_there_is_unknown() -> None:
