@@ -139,7 +139,7 @@ class MetaTrial:
         elif isinstance(fusion, WeightedMean) and config.kind == "greedy":
             if resume is None:
                 sample = PixelSample.draw(fitted, learned_from, config.seed)
-                fusion.set_weights(greedy_weights(sample, seed=config.seed))
+                fusion.set_weights(greedy_weights(sample, bagged=False))
                 state = TrainingState(fusion.eval(), config, 1, device)
                 yield EpochResult(epoch=1, scores=score(fusion, final=True), save=partial(state.save, epoch=1))
         else:

@@ -91,8 +91,9 @@ def greedy_weights(sample: PixelSample, *, bagged: bool = True, seed: int = 0) -
     """(M,) weights of the models, at least 0, summing to 1, whose mean has a high mean IoU on the sample.
 
     From the best few models on, the one joins that makes the mean best, as often as it does; the weights are how often
-    each one is in. bagged: the mean of such selections, each from a random half of the models, so that a model does not
-    win by one lucky sample. Source: Caruana et al. 2004, Ensemble selection from libraries of models.
+    each one is in. bagged: the mean of such selections, each from a random half of the models, so that of many models
+    none wins by one lucky sample; of a few, bags miss the best one too often. Source: Caruana et al. 2004, Ensemble
+    selection from libraries of models.
     """
     models = len(sample.predictions)
     alone = [sample.miou(own) for own in sample.predictions]

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from trial_contract import TrialContract, content, live
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.fusion import MeanFusion
 from ensemble_tune.ensemble.meta_trial import MetaTrial, evidence_identity, places
-from ensemble_tune.ensemble.prediction_store import PredictionStore
+from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
 from ensemble_tune.ensemble.predictions import write_predictions
 from ensemble_tune.ensemble.scoring import score_frames
 from ensemble_tune.ensemble.stage_data import StageData
@@ -205,6 +206,22 @@ def test_a_block_is_scored_by_out_of_fold_predictions(members: Members, tmp_path
     found = Evidence.open(tmp_path / "evidence" / "meta-0007-block-1", identity)
     assert ["miou" in result.scores for result in results] == [*[False] * (len(results) - 1), True]
     assert sorted(found.names) == sorted(held_out)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_greedy_mean_of_few_gives_no_weight_to_those_that_know_nothing(members: Members, tmp_path: Path) -> None:
+    shutil.copytree(members.store, tmp_path / "store")
+    store, known = PredictionStore(tmp_path / "store", members.data), members.library["one"]
+    blind = {name: dataclasses.replace(known, seed=seed) for name, seed in (("two", 98), ("three", 99))}
+    for config, fold in product(blind.values(), (0, 1, 2)):
+        part: Part = "held-out" if fold else "val"
+        found, stamp = store.open(known, fold, part), store.stamp(config, fold, part)
+        write_predictions(store.folder(config, fold, part), stamp, (found[name][::-1].copy() for name in stamp.frames))
+    trial = dataclasses.replace(_trial(members, store=store.root), library={"one": known, **blind})
+    (result,) = live(trial, {**PARAMS, "kind": "greedy", "members": "one,two,three"}, tmp_path / "greedy")
+    (logits,) = load_file(tmp_path / "greedy" / str(result.epoch) / "model.safetensors").values()
+    weights = np.exp(logits) / np.exp(logits).sum()
+    assert weights.tolist() == pytest.approx([1, 0, 0], abs=1e-6)
 
 
 @pytest.mark.usefixtures("one_thread")
