@@ -19,10 +19,9 @@ from ensemble_tune.documents import Document, number_of
 from ensemble_tune.ensemble.bootstrap import (
     Interval,
     difference,
-    draw_frames,
     mean_of_numbers,
     resampled_ious,
-    with_all,
+    resamples_of,
 )
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.errors import RunError
@@ -92,6 +91,8 @@ class Comparison:
     """Of each member: trial, miou, milliseconds, parameters, memory, train_seconds, weight in the greedy selection."""
     disagreement: float | None = None
     """Mean share of val's pixels to which two members give different classes."""
+    left_out: tuple[str, ...] = ()
+    """Kinds that were tried, but not compared: no time was left for their fits, or one failed."""
 
     @property
     def chosen(self) -> Fusion:
@@ -127,6 +128,7 @@ class Comparison:
                 fusions=_fusions(document),
                 members=tuple(_member(each) for each in document.items("members")),
                 disagreement=None if math.isnan(disagreement) else disagreement,
+                left_out=document.texts("left_out") if "left_out" in document else (),
             )
         except FileNotFoundError:
             return None
@@ -151,6 +153,7 @@ def compare(
     candidates: Sequence[Candidate],
     members: Sequence[Mapping[str, float | str]] = (),
     disagreement: float | None = None,
+    left_out: Sequence[str] = (),
     *,
     seed: int = 0,
 ) -> Comparison:
@@ -160,7 +163,7 @@ def compare(
     """
     pooled = [each.blocks[0].join(*each.blocks[1:]) for each in candidates]
     first = pooled[0]
-    weights = with_all(draw_frames(first.sequences, seed=seed))
+    weights = resamples_of(first, seed=seed)
     crossfit = [evidence.sorted_as(first.names) for evidence in pooled]
     ious = [resampled_ious(evidence, weights) for evidence in tracked(crossfit, "comparing fusions", len(crossfit))]
     small = [first.classes.index(name) for name in first.small]
@@ -188,7 +191,9 @@ def compare(
         )
         for place, each in enumerate(candidates)
     ]
-    return Comparison(fusions=tuple(fusions), members=tuple(members), disagreement=disagreement)
+    return Comparison(
+        fusions=tuple(fusions), members=tuple(members), disagreement=disagreement, left_out=tuple(left_out)
+    )
 
 
 def current_comparison(out: Location, ranked: Sequence[TrialRecord]) -> Comparison | None:

@@ -33,6 +33,8 @@ def comparison_table(comparison: Comparison) -> Table:
         ]
         if alike:
             table.caption += f"\n{NO_GAIN} over {over}: {', '.join(alike)}"
+    if comparison.left_out:
+        table.caption += f"\nnot compared, for want of time or since a fit failed: {', '.join(comparison.left_out)}"
     table.caption_justify = "left"
     return table
 

@@ -75,6 +75,12 @@ def compare_fusions(
 
     done = {name for name, own in points.items() if all(there(point) for point in own)}
     finalists = affordable(best, data.folds, seconds, done)
+    for record in best:
+        if record not in finalists:
+            name = fusion_name(record.params)
+            settings.say(
+                f"{record.trial} ({name}) is not compared: the hours left do not hold its fits on other blocks"
+            )
 
     # Longest first: the fits of one block are the last to end, side by side with others.
     wanted = [point for record in finalists for point in points[record.trial]]
@@ -97,7 +103,9 @@ def compare_fusions(
         )
         for record in finalists
     ]
-    found = compare(candidates, members=_told(settings, members), disagreement=members.disagreement, seed=settings.seed)
+    names = [fusion_name(record.params) for record in finalists]
+    left_out = [name for record in best if (name := fusion_name(record.params)) not in names]
+    found = compare(candidates, _told(settings, members), members.disagreement, left_out, seed=settings.seed)
     found.save(settings.out, finalists[0].params)
     return found
 

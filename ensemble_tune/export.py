@@ -117,7 +117,7 @@ def _manifest(
         trials=tuple(names),
         scores={**_scores(best, ranked), **_crossfit_scores(best, comparison)},
         members=_all_members(members, [record for record in records if record.stage == "fold"], comparison),
-        fusions=_all_fusions(comparison),
+        fusions=_all_fusions(comparison, best.trial),
         origin={**versions(), **best.provenance, META_TRIAL: best.trial},
     )
 
@@ -145,8 +145,8 @@ def _crossfit_scores(best: TrialRecord, comparison: Comparison | None) -> dict[s
     return scores if comparison.disagreement is None else {**scores, "disagreement": comparison.disagreement}
 
 
-def _all_fusions(comparison: Comparison | None) -> dict[str, dict[str, float]]:
-    """What each fusion that was compared scores, costs and gains."""
+def _all_fusions(comparison: Comparison | None, best: str) -> dict[str, dict[str, float]]:
+    """What each fusion that was compared scores, costs and gains; that of the trial `best` by class too."""
     found = {}
     for fusion in comparison.fusions if comparison is not None else ():
         scores = {
@@ -160,6 +160,8 @@ def _all_fusions(comparison: Comparison | None) -> dict[str, dict[str, float]]:
         for each in fusion.gains:
             scores |= _interval(f"gain_over_{_key(each.over)}", each.miou)
             scores |= _interval(f"small_gain_over_{_key(each.over)}", each.small_miou)
+            for of_class, gain in each.ious.items() if fusion.trial == best else ():
+                scores |= _interval(f"iou.{of_class}_gain_over_{_key(each.over)}", gain)
         found[_key(fusion.name)] = {name: score for name, score in scores.items() if not math.isnan(score)}
     return found
 

@@ -104,6 +104,7 @@ def run_all(
             bases=bases,
             deploy=deploy,
             stacking=stacking,
+            strategy=Strategy(keep=strategy.keep),
             timetable=timetable,
         )
         manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)

@@ -56,6 +56,20 @@ def test_a_comparison_from_before_classes_had_gains_is_read(tmp_path: Path) -> N
     assert found is not None and found.chosen.name == "linear" and not found.fusions[1].over("mean").ious
 
 
+def test_what_was_not_compared_is_told_and_kept(tmp_path: Path) -> None:
+    compare([candidate("mean", 0.7)], left_out=["linear", "group_eca"]).save(tmp_path, MEMBERS)
+    found = Comparison.load(tmp_path, MEMBERS)
+    assert found is not None and found.left_out == ("linear", "group_eca")
+    assert "a fit failed: linear, group_eca" in str(comparison_table(found).caption)
+    (path,) = (tmp_path / "comparisons").iterdir()
+    document = json.loads(path.read_text())
+    del document["left_out"]  # as versions wrote it that did not know
+    path.write_text(json.dumps(document))
+    before = Comparison.load(tmp_path, MEMBERS)
+    assert before == replace(found, left_out=())
+    assert "not compared" not in str(comparison_table(before).caption)
+
+
 def test_the_simplest_is_chosen_that_no_other_measurably_beats() -> None:
     one, mean, alike, better = (
         candidate("best single", 0.6),

@@ -268,6 +268,9 @@ def test_the_simplest_that_none_measurably_beats_is_exported(tmp_path: Path) -> 
     )
     assert manifest.fusions["mean"]["gain_over_best_single_low"] == manifest.scores["gain_over_best_single_low"]
     assert {"gain_over_mean_high", "small_gain_over_mean", "val_miou"} <= set(manifest.fusions["plain"])
+    by_class = {name for own in manifest.fusions.values() for name in own if name.startswith("iou.")}
+    ends = ("", "_low", "_high")
+    assert by_class == {f"iou.{of}_gain_over_best_single{end}" for of in ("sky", "pole") for end in ends}
     assert EnsembleManifest.load(tmp_path / "best.toml") == manifest
     compared(run, ("best single", "meta-0001", 50), ("mean", "meta-0000", 60), ("plain", "meta-0003", 70))
     better = export_best(run, tmp_path / "best.toml")

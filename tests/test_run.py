@@ -5,11 +5,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tiles import SIZE
 from tiny_run import (
     BASE_TRIALS,
     FOLDS,
     META_TRIALS,
+    STRATEGY,
     Finished,
     assert_whole,
     epochs_of,
@@ -23,6 +25,7 @@ from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import current_comparison
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.score_names import MILLISECONDS
+from ensemble_tune.errors import RunError
 from ensemble_tune.export import export_best
 from ensemble_tune.final_training import _fusion_before, train
 from ensemble_tune.library import ended_base_trials, keep_library
@@ -108,6 +111,18 @@ def test_a_final_training_in_a_run_repeats_no_fold(finished: Finished) -> None:
     manifest = EnsembleManifest.load(finished.out / "best.toml")
     folds = {trial.params.get("fold") for trial in trials_of(finished.out / "final")} - {None}
     assert manifest.deploy == "refit" and folds == {0}
+
+
+def test_stage_2_chooses_its_members_from_as_many_models_as_stage_1_keeps(
+    finished: Finished, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(*given: object) -> None:
+        raise RunError(f"members of {given[-1]}")
+
+    shutil.copytree(finished.folder, tmp_path / "again")
+    monkeypatch.setattr("ensemble_tune.meta_search.choose_members", chosen)
+    with pytest.raises(RunError, match="members of 30"):
+        run_tiny(tiles, tmp_path / "again", strategy=replace(STRATEGY, keep=30))
 
 
 def test_fold_models_that_stand_for_members_are_trained_once(finished: Finished, tiles: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def hand_written(tmp_path: Path, *, fusion: str = "", **top: object) -> Ensemble
     return EnsembleManifest.load(path)
 
 
-def run_tiny(data: Path, folder: Path) -> None:
+def run_tiny(data: Path, folder: Path, strategy: Strategy = STRATEGY) -> None:
     """Both searches, export and final training of `folder`/run, or what is left of them."""
     base, meta = write_spaces(folder / "spaces")
     run_all(
@@ -90,7 +90,7 @@ def run_tiny(data: Path, folder: Path) -> None:
         meta_space=meta,
         meta_trials=META_TRIALS,
         meta_epochs=META_EPOCHS,
-        strategy=STRATEGY,
+        strategy=strategy,
     )
 
 

@@ -97,7 +97,8 @@ class EnsembleManifest:
     """Of each base trial what is known: scores on val, milliseconds an image, millions of parameters, megabytes of
     memory, seconds of training, weight in the greedy selection."""
     fusions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Of each fusion that was compared: its scores and costs, and its gains over the simpler ones with intervals."""
+    """Of each fusion that was compared: its scores and costs, and its gains over the simpler ones with intervals; the
+    exported one's for each class too."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Versions, git commit, digests: where the ensemble is from."""
 

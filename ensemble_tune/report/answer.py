@@ -161,6 +161,10 @@ def _notes(view: RunView) -> list[str]:
                 f"{highest.name} scores {points:.1f} points more than {chosen.name} in cross-fitting, but that is "
                 f"{NO_GAIN}: the simpler one is taken."
             )
+        if view.comparison.left_out:
+            notes.append(
+                f"Not compared, for want of time or since a fit failed: {', '.join(view.comparison.left_out)}."
+            )
     elif view.best is not None:
         notes.append("Fusions were not cross-fitted, so no interval says whether one is better than a simpler one.")
     final, best = view.final, view.best

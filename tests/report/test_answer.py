@@ -59,6 +59,9 @@ def test_a_gain_whose_interval_spans_zero_is_called_none(tmp_path: Path) -> None
     assert any(note.startswith("mean scores 0.2 points more") and NO_GAIN in note for note in unsure.notes)
     better = candidate("plain", 0.7, 2, trial="meta-0003")
     sure = answer(replace(view, comparison=compare([one, mean, better])))
+    assert "Not compared" not in "".join(sure.notes)
+    hurried = answer(replace(view, comparison=compare([one, mean], left_out=["linear"])))
+    assert any(note.startswith("Not compared") and note.endswith("a fit failed: linear.") for note in hurried.notes)
     assert NO_GAIN not in "".join(sure.notes) and NO_GAIN not in tiles(sure)["over mean"][1]
 
 
