@@ -42,9 +42,9 @@ SMALL = ("2", "6", "9", "10")
 """Poles, signs, pedestrians and bicyclists."""
 UNLABELLED = 11
 SPACE = {
-    "architecture": tune.choice(["unet", "unetplusplus", "deeplabv3"]),
-    "learning_rate": tune.loguniform(1e-3, 1e-2),
-    "batch_size": tune.choice([4, 8]),
+    "architecture": tune.choice(["unet", "unetplusplus", "deeplabv3plus"]),
+    "learning_rate": tune.loguniform(5e-4, 5e-3),
+    "batch_size": 4,
 }
 GRACE, FACTOR, AVERAGED = 3, 3, 3
 WEIGHTS = "model.pth"

@@ -80,7 +80,10 @@ CacheLimit = Annotated[
 Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut into for out-of-fold predictions.")]
 LibraryLimit = Annotated[
     float,
-    typer.Option(help="GiB that predictions of base models worth fusing may take.", rich_help_panel="Machines"),
+    typer.Option(
+        help="GiB that base models' predictions of val may take; those that fusions learn from are not counted.",
+        rich_help_panel="Machines",
+    ),
 ]
 Split = Annotated[
     SplitChoice,

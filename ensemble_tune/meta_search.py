@@ -139,7 +139,10 @@ def _choose(
     affordable = timetable.members(ranked, wanted, data.folds, slots(settings))
     fit = timetable.holds_fits(ranked, wanted, data.folds, slots(settings))
     if not fit:
-        settings.say("no fusion is fitted, means alone are compared: the hours left hold no fold trainings")
+        settings.say(
+            "no fusion is fitted: the hours left hold no fold trainings; means and single models are ranked on val, "
+            "one model a member"
+        )
     elif affordable < wanted:
         settings.say(f"{affordable} members, not {wanted}: the hours left do not hold the fold trainings of more")
         named = bases != "auto" and not bases.isdecimal()
