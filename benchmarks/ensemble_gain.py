@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from string import Template
 
 from ensemble_gain_table import SINGLE, Figures, table
 from imagenet_encoder import ENCODER, fetch
@@ -65,15 +66,15 @@ EXPORTED, WEIGHTS = "the exported one", "imagenet.safetensors"
 LONG = "long"
 """The stage of the single models' trainings."""
 ARCHITECTURES = ("unet", "unetplusplus", "deeplabv3plus")
-BASE_SPACE = f"""
+BASE_SPACE = """
 [parameters]
-architecture = {{ choices = ["unet", "unetplusplus", "deeplabv3plus"] }}
-encoder = "{ENCODER}"
-learning_rate = {{ low = 5e-4, high = 5e-3, log = true }}
-batch_size = 4
-jaccard_weight = {{ low = 0.2, high = 0.7 }}
-class_weights = {{ choices = ["log", "sqrt"] }}
-augmentation = {{ low = 0.1, high = 0.4 }}
+architecture = { choices = ["unet", "unetplusplus", "deeplabv3plus"] }
+encoder = "$encoder"
+learning_rate = { low = 5e-4, high = 5e-3, log = true }
+batch_size = $batch_size
+jaccard_weight = { low = 0.2, high = 0.7 }
+class_weights = { choices = ["log", "sqrt"] }
+augmentation = { low = 0.1, high = 0.4 }
 """
 BASE_POINT = """
 [[points]]
@@ -100,12 +101,14 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--trials", type=int, default=4, help="base models, one of each architecture among them")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=4, help="of base models; larger ones make shorter epochs")
     parser.add_argument("--scratch", action="store_true")
     parser.add_argument("--meta-epochs", type=int, default=8)
     parser.add_argument("--no-single", action="store_true", help="leave out the long training, half of all time")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "bases.toml").write_text(BASE_SPACE)
+    space = Template(BASE_SPACE).substitute(encoder=ENCODER, batch_size=given.batch_size)
+    (given.out / "bases.toml").write_text(space)
     (given.out / "base-points.toml").write_text("".join(map(BASE_POINT.format, ARCHITECTURES)))
     (given.out / "fusions.toml").write_text(FUSION_SPACE)
     (given.out / "fusion-points.toml").write_text("".join(f'[[points]]\nkind = "{kind}"\n' for kind in KINDS))
