@@ -1,8 +1,9 @@
 """Starting Ray on one machine without the parts of it that nobody looks at there.
 
-`include_dashboard=False` still starts the dashboard's server, and no setting leaves out the autoscaler's monitor and
-who reads the logs of workers aloud. They take seconds to start and to end, and all the time a share of a core.
-Where Ray's parts have other names than in the tested version, they are started.
+No setting leaves out the autoscaler's monitor and who reads the logs of workers aloud, which take a share of a core all
+the time. The dashboard's server, which `include_dashboard=False` starts all the same, stays: without its address an
+agent of Ray's writes a traceback into its log every second. Where Ray's parts have other names than in the tested
+version, they are started.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SETTINGS = {
     "RAY_task_events_report_interval_ms": "0",
 }
 """What keeps the others from working for them; the environment of Ray's own processes."""
-_UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
+_UNUSED = ("start_monitor", "start_log_monitor")
 
 
 @contextmanager

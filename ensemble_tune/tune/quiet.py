@@ -30,7 +30,8 @@ def hush_ray() -> None:
     """Keeps what Ray's own processes report off standard output: "(raylet) A worker died ..." and the like.
 
     Workers that are told to end die so; what became of their trials, the search says. `log_to_driver` does not stop
-    these lines, nor does any other setting. Where Ray calls this function otherwise one day, they are printed again.
+    these lines, nor does any other setting; of a Ray that is started here nobody reads them (`lean_ray`). Where Ray
+    calls this function otherwise one day, they are printed again.
     """
     if hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = _tell_log
