@@ -31,6 +31,7 @@ from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.waits import tracked
 
 COMPARISONS = "comparisons"
+UNKNOWN = Interval(value=math.nan, low=math.nan, high=math.nan)
 NO_GAIN = "no measurable gain"
 """What is said of a gain whose interval spans zero."""
 _FORMAT = 1
@@ -49,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """How much a fusion is better than a simpler one, on the cross-fitted frames."""
+    """How much a fusion is better than a simpler one, on the cross-fitted frames unless told otherwise."""
 
     over: str
     """The simpler one's name."""
@@ -57,6 +58,18 @@ class Gain:
     small_miou: Interval
     ious: Mapping[str, Interval] = field(default_factory=dict)
     """By class; empty in comparisons that were written before it was measured."""
+    val: Interval = UNKNOWN
+    """Mean IoU on val, members as they are deployed; nan in comparisons that were written before it was measured."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it can be told from chance, and no loss that can be told from chance is on val."""
+        return self.miou.above_zero and not self.val.below_zero
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether either can be told from chance: the cross-fitted gain, or that on val."""
+        return self.miou.above_zero or self.val.above_zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +109,18 @@ class Comparison:
 
     @property
     def chosen(self) -> Fusion:
-        """The simplest fusion than which no more complex one is measurably better.
+        """The simplest fusion than which no more complex one is measurably better: the interval of the gain is above 0.
 
-        Measurably: the interval of the gain is above 0.
+        From the simplest on, each takes the place of the one before that holds it, if it is measurably better in
+        cross-fitting and not measurably worse on val: it is fitted to fold models, which have seen fewer frames than
+        those that are deployed, and what suits them need not suit these. The last one yields to the simplest that
+        neither cross-fitting nor val can tell from it.
         """
-        for place, fusion in enumerate(self.fusions):
-            if not any(other.over(fusion.name).miou.above_zero for other in self.fusions[place + 1 :]):
-                return fusion
-        raise ValueError("a comparison is of at least one fusion")
+        holder = self.fusions[0]
+        for fusion in self.fusions[1:]:
+            if fusion.over(holder.name).holds:
+                holder = fusion
+        return next(each for each in self.fusions if each is holder or not holder.over(each.name).is_seen)
 
     @property
     def highest(self) -> Fusion:
@@ -167,6 +184,9 @@ def compare(
     crossfit = [evidence.sorted_as(first.names) for evidence in pooled]
     ious = [resampled_ious(evidence, weights) for evidence in tracked(crossfit, "comparing fusions", len(crossfit))]
     small = [first.classes.index(name) for name in first.small]
+    val = [each.val.sorted_as(candidates[0].val.names) for each in candidates]
+    val_weights = resamples_of(val[0], seed=seed)
+    on_val = [mean_of_numbers(resampled_ious(evidence, val_weights)) for evidence in val]
     of_all, of_small = ([mean_of_numbers(own[:, columns]) for own in ious] for columns in (slice(None), small))
     fusions = [
         Fusion(
@@ -185,6 +205,7 @@ def compare(
                         name: difference(ious[place][:, column], ious[simpler][:, column])
                         for column, name in enumerate(first.classes)
                     },
+                    val=difference(on_val[place], on_val[simpler]),
                 )
                 for simpler in range(place)
             ),
@@ -257,6 +278,7 @@ def _fusion(document: Document) -> Fusion:
                 miou=_interval(each.table("miou")),
                 small_miou=_interval(each.table("small_miou")),
                 ious=_intervals(each.table("ious")) if "ious" in each else {},
+                val=_interval(each.table("val")) if "val" in each else UNKNOWN,
             )
             for each in map(Document, document.items("gains"))
         ),

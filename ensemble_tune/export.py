@@ -44,7 +44,7 @@ def export_best(
 
     data: where the data was, if the manifest shall say so. rule: best, knee of the objectives' front, bounds such as
     "milliseconds<20", or a fusion's own name. The best is the simplest fusion than which no other is measurably better
-    in cross-fitting; where fusions were not compared, the one of the highest score on val, among equals the earlier,
+    (Comparison.chosen); where fusions were not compared, the one of the highest score on val, among equals the earlier,
     simpler one. Raises RunError where no fusion has ended, ConfigError for a rule that none meets.
     """
     out, to = location(out), location(to)
@@ -160,6 +160,7 @@ def _all_fusions(comparison: Comparison | None, best: str) -> dict[str, dict[str
         for each in fusion.gains:
             scores |= _interval(f"gain_over_{_key(each.over)}", each.miou)
             scores |= _interval(f"small_gain_over_{_key(each.over)}", each.small_miou)
+            scores |= _interval(f"val_gain_over_{_key(each.over)}", each.val)
             for of_class, gain in each.ious.items() if fusion.trial == best else ():
                 scores |= _interval(f"iou.{of_class}_gain_over_{_key(each.over)}", gain)
         found[_key(fusion.name)] = {name: score for name, score in scores.items() if not math.isnan(score)}

@@ -50,10 +50,12 @@ def test_a_comparison_from_before_classes_had_gains_is_read(tmp_path: Path) -> N
     compare([candidate("mean", 0.7), candidate("linear", 0.75, 1)]).save(tmp_path, MEMBERS)
     (path,) = (tmp_path / "comparisons").iterdir()
     document = json.loads(path.read_text())
-    del document["fusions"][1]["gains"][0]["ious"]
+    for since in ("ious", "val"):
+        del document["fusions"][1]["gains"][0][since]
     path.write_text(json.dumps(document))
     found = Comparison.load(tmp_path, MEMBERS)
     assert found is not None and found.chosen.name == "linear" and not found.fusions[1].over("mean").ious
+    assert math.isnan(found.fusions[1].over("mean").val.value)
 
 
 def test_what_was_not_compared_is_told_and_kept(tmp_path: Path) -> None:
@@ -81,6 +83,30 @@ def test_the_simplest_is_chosen_that_no_other_measurably_beats() -> None:
     assert compare([one, mean, alike, better]).chosen.name == "linear"
     assert compare([mean, one]).chosen.name == "mean", "a more complex one that is worse"
     assert compare([one]).chosen.name == "best single"
+
+
+def test_what_only_suits_fold_models_does_not_take_the_place_of_what_stands() -> None:
+    one, mean, better, best = (
+        candidate("best single", 0.6),
+        candidate("mean", 0.7, 1),
+        candidate("greedy", 0.8, 2),
+        candidate("group_eca", 0.75, 3),
+    )
+    worse = replace(better, val=one.val)
+    found = compare([one, mean, worse])
+    gain = found.fusions[2].over("mean")
+    assert gain.miou.above_zero and gain.val.below_zero
+    assert found.chosen.name == "mean" and found.highest.name == "greedy"
+    assert compare([one, mean, worse, best]).chosen.name == "group_eca", "nor does it bar the way for others"
+    assert compare([one, mean, replace(better, val=mean.val)]).chosen.name == "greedy", "it is no worse on val"
+    assert compare([one, mean, replace(better, val=candidate("", 0.7, 5).val)]).chosen.name == "greedy", "by chance"
+
+
+def test_what_wins_yields_to_a_simpler_one_unless_val_too_tells_them_apart() -> None:
+    one, mean, alike = candidate("best single", 0.6), candidate("mean", 0.702, 1), candidate("linear", 0.703, 2)
+    assert compare([one, mean, alike]).chosen.name == "mean"
+    fits = compare([one, replace(mean, blocks=one.blocks), replace(alike, val=candidate("", 0.75).val)])
+    assert fits.chosen.name == "linear"
 
 
 def test_a_fusion_that_is_no_worse_than_any_is_not_passed_over_for_one_that_only_beats_the_simplest() -> None:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from ensemble_tune.comparison import NO_GAIN, fusion_name
+from ensemble_tune.comparison import NO_GAIN, Comparison, fusion_name
 from ensemble_tune.ensemble.bootstrap import Interval, gain, mean_iou
 from ensemble_tune.ensemble.evidence import ENSEMBLE
 from ensemble_tune.ensemble.manifest import META_TRIAL
@@ -154,13 +154,7 @@ def _notes(view: RunView) -> list[str]:
     if view.standing == "interrupted":
         notes.append("It was interrupted; the same command goes on from here.")
     if view.comparison is not None:
-        chosen, highest = view.comparison.chosen, view.comparison.highest
-        if any(each.over == chosen.name for each in highest.gains):
-            points = 100 * (highest.crossfit.miou - chosen.crossfit.miou)
-            notes.append(
-                f"{highest.name} scores {points:.1f} points more than {chosen.name} in cross-fitting, but that is "
-                f"{NO_GAIN}: the simpler one is taken."
-            )
+        notes += _unchosen(view.comparison)
         if view.comparison.left_out:
             notes.append(
                 f"Not compared, for want of time or since a fit failed: {', '.join(view.comparison.left_out)}."
@@ -179,6 +173,20 @@ def _notes(view: RunView) -> list[str]:
                 f"The best base model is trial {place} of {len(base.trials)}: more of them may find a better one."
             )
     return notes
+
+
+def _unchosen(comparison: Comparison) -> list[str]:
+    """Why the fusion of the highest cross-fitted score is not taken, where it is another."""
+    chosen, highest = comparison.chosen, comparison.highest
+    if chosen is highest:
+        return []
+    gain = {each.over: each.miou for each in highest.gains}.get(chosen.name)
+    points = 100 * (highest.crossfit.miou - chosen.crossfit.miou)
+    why = f"that is {NO_GAIN}: the simpler one is taken"
+    if gain is None or gain.above_zero:
+        on_val = 100 * (highest.val.miou - chosen.val.miou)
+        why = f"{on_val:+.1f} on val, where members are as they are deployed: {chosen.name} is taken"
+    return [f"{highest.name} scores {points:+.1f} points over {chosen.name} in cross-fitting, but {why}."]
 
 
 def _commands(view: RunView) -> list[str]:

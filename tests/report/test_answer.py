@@ -56,10 +56,18 @@ def test_a_gain_whose_interval_spans_zero_is_called_none(tmp_path: Path) -> None
     view = RunView.of(usual_run(tmp_path))
     unsure = answer(replace(view, comparison=compare([one, mean])))
     assert unsure.title == "the best single model"
-    assert any(note.startswith("mean scores 0.2 points more") and NO_GAIN in note for note in unsure.notes)
+    assert any(note.startswith("mean scores +0.2 points over") and NO_GAIN in note for note in unsure.notes)
     better = candidate("plain", 0.7, 2, trial="meta-0003")
     sure = answer(replace(view, comparison=compare([one, mean, better])))
     assert "Not compared" not in "".join(sure.notes)
+    simpler, worse = replace(mean, val=better.val), replace(better, val=mean.val)
+    dearer = replace(candidate("group_eca", 0.65, 4, trial="meta-0001"), val=better.val)
+    for unlike, taken in (([simpler, worse], "mean"), ([simpler, worse, dearer], "group_eca")):
+        found = compare(unlike)
+        assert found.chosen.name == taken and found.highest.name == "plain"
+        (note,) = (n for n in answer(replace(view, comparison=found)).notes if n.startswith("plain scores +"))
+        lost = 100 * (found.highest.val.miou - found.chosen.val.miou)
+        assert lost < 0 and f"but {lost:+.1f} on val" in note and note.endswith(f": {taken} is taken.")
     hurried = answer(replace(view, comparison=compare([one, mean], left_out=["linear"])))
     assert any(note.startswith("Not compared") and note.endswith("a fit failed: linear.") for note in hurried.notes)
     assert NO_GAIN not in "".join(sure.notes) and NO_GAIN not in tiles(sure)["over mean"][1]
