@@ -145,7 +145,7 @@ class Seed:
             search_base(
                 own,
                 space=given.out / "bases.toml",
-                trials=max(1, given.trials - len(ARCHITECTURES)),
+                trials=max(0, given.trials - len(ARCHITECTURES)),
                 epochs=given.epochs,
                 size=given.size,
                 encoder_weights=None if given.scratch else str((given.out / WEIGHTS).absolute()),

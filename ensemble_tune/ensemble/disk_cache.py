@@ -6,10 +6,12 @@ import json
 import mmap
 import os
 import shutil
+import uuid
 import zlib
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ensemble_tune.documents import parse_json
 from ensemble_tune.errors import ConfigError
-from ensemble_tune.storage import PARTIAL, atomic_folder, is_partial, remove_folder
+from ensemble_tune.storage import PARTIAL, atomic_folder, is_partial, remove_folder, write_bytes
 
 T = TypeVar("T")
 
@@ -29,8 +31,10 @@ _STAMP = "stamp.json"
 _SUMMED = "*.npy"
 """Files whose checksums are kept: arrays are mapped as they are, where a damaged picture is noticed as it is read."""
 
-_intact: set[tuple[Path, str]] = set()
-"""Folders whose arrays this process has summed, each with its stamp: summing reads every byte, so once is enough."""
+_INTACT = "intact.json"
+"""The state of the arrays when they were last summed, by any process: summing reads every byte, so once is enough."""
+_intact: dict[Path, object] = {}
+"""The same as this process knows it: in a cache that another user owns nothing can be told."""
 
 
 def default_cache() -> Path:
@@ -59,10 +63,10 @@ class DiskCache:
     ) -> T:
         """What `read` makes of the folder `name`, which is built anew, by one process at a time, where it is unfit.
 
-        stamp: what the folder must be of, as JSON; beside it stand the arrays' checksums, which each process looks at
-        once. need: its size in bytes. beside: names that are needed together with
-        it, and never make room for it. read: raises OSError or ValueError for a folder that is damaged.
-        Raises ConfigError where the cache or its disk is too small.
+        stamp: what the folder must be of, as JSON; beside it stand the arrays' checksums, which are looked at once, and
+        again when an array was written to or the machine started anew. need: its size in bytes. beside: names that are
+        needed together with it, and never make room for it. read: raises OSError or ValueError for a folder that is
+        damaged. Raises ConfigError where the cache or its disk is too small.
         """
         folder = self.root / name
         found = self._attempt(folder, stamp, read)
@@ -76,10 +80,10 @@ class DiskCache:
                         self._make_room(name, need, beside)
                     with atomic_folder(folder) as aside:
                         build(aside)
-                        text = json.dumps({"of": stamp, "crc32": _sums(aside)})
-                        (aside / _STAMP).write_text(text, encoding="utf-8")
+                        stamped = {"of": stamp, "crc32": _sums(aside)}
+                        (aside / _STAMP).write_text(json.dumps(stamped), encoding="utf-8")
+                    _tell_intact(folder)
                     found = read(folder)
-                    _intact.add((folder, text))
         return found
 
     def check(self, need: int) -> None:
@@ -92,15 +96,14 @@ class DiskCache:
 
     def _attempt(self, folder: Path, stamp: object, read: Callable[[Path], T]) -> T | None:
         try:
-            text = (folder / _STAMP).read_text(encoding="utf-8")
-            kept = parse_json(text)
+            kept = parse_json((folder / _STAMP).read_text(encoding="utf-8"))
             if not isinstance(kept, dict) or kept.get("of") != stamp:
                 return None
             found = read(folder)
-            if (folder, text) not in _intact:
+            if not _is_intact(folder):
                 if kept.get("crc32") != _sums(folder):
                     return None
-                _intact.add((folder, text))
+                _tell_intact(folder)
         except (OSError, ValueError):
             return None
         with suppress(OSError):  # a cache that another user owns
@@ -149,6 +152,39 @@ def _sums(folder: Path) -> dict[str, int]:
 def _sum(path: Path) -> int:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return zlib.crc32(mapped)
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether the arrays are as they were when they were last summed."""
+    state = _state(folder)
+    if _intact.get(folder) != state:
+        try:
+            _intact[folder] = parse_json((folder / _INTACT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+    return _intact[folder] == state
+
+
+def _tell_intact(folder: Path) -> None:
+    state = _intact[folder] = _state(folder)
+    with suppress(OSError):
+        write_bytes(folder / _INTACT, json.dumps(state).encode())
+
+
+def _state(folder: Path) -> dict[str, object]:
+    """What changes when an array is written to, or may have decayed: files that are not read lie on the disk alone."""
+    found = {path.relative_to(folder).as_posix(): path.stat() for path in folder.rglob(_SUMMED)}
+    arrays = {name: [own.st_ino, own.st_size, own.st_mtime_ns] for name, own in found.items()}
+    return {"machine": _started(), "arrays": arrays}
+
+
+@cache
+def _started() -> str:
+    """Another one for each start of the machine; where that is not known, for each process."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return uuid.uuid4().hex
 
 
 def _last_use(folder: Path) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble_tune.ensemble.array_file import map_array
 from ensemble_tune.ensemble.config import format_size
@@ -22,7 +23,7 @@ from ensemble_tune.ensemble.pieces import Piece, piece_counts
 from ensemble_tune.ensemble.pixels import read_pixels
 from ensemble_tune.waits import tracked
 
-_VERSION = 2
+_VERSION = 3
 """Of the files and of how frames are resized; another version is another folder."""
 _READERS = 4
 _TOGETHER = (("train", "val"), ("test",))
@@ -53,6 +54,8 @@ class StoredFrames:
     """(N, h, w, C), RGB where C is 3."""
     labels: Pixels
     """(N, h, w) class indices, or IGNORED."""
+    counts: npt.NDArray[np.uint32]
+    """(N, classes) how many pixels of each class the labels have: every trial weights classes by them."""
     truths: Truths
 
 
@@ -70,22 +73,26 @@ def stored_frames(
     truths = _stored_truths(dataset, split, pieces, beside, cache)
     kind = dataset.spec.images
     images_shape, labels_shape = (len(pieces), *size, kind.channels), (len(pieces), *size)
+    counts_shape = (len(pieces), len(dataset.spec.classes))
 
     def build(folder: Path) -> None:
         images = _create(folder / "images.npy", images_shape, kind.dtype)
         labels = _create(folder / "labels.npy", labels_shape)
+        counts = _create(folder / "counts.npy", counts_shape, np.uint32)
 
         def fill(rows: Sequence[int]) -> None:
             image = read_pixels(kind, pieces[rows[0]].frame.image)
             for row in rows:
                 images[row] = resized(pieces[row].of(image), size)
                 labels[row] = scaled_labels(truths[row], size)
+                counts[row] = np.bincount(labels[row].ravel(), minlength=IGNORED + 1)[: counts_shape[1]]
 
         _for_each_frame(fill, pieces, f"decoding {split} at {format_size(size)}")
 
     def read(folder: Path) -> StoredFrames:
         images = cast(Deep, map_array(folder / "images.npy", kind.dtype, images_shape))
-        return StoredFrames(images, map_array(folder / "labels.npy", np.uint8, labels_shape), truths)
+        counts = map_array(folder / "counts.npy", np.uint32, counts_shape)
+        return StoredFrames(images, map_array(folder / "labels.npy", np.uint8, labels_shape), counts, truths)
 
     return cache.get(
         _name(dataset, split, format_size(size)),
@@ -110,8 +117,8 @@ def cached_bytes(dataset: Dataset, size: tuple[int, int]) -> int:
 
 
 def _working_bytes(dataset: Dataset, pieces: int, size: tuple[int, int]) -> int:
-    """Images and labels."""
-    return pieces * size[0] * size[1] * (dataset.spec.images.bytes + 1)
+    """Images, labels and how many pixels of each class they have."""
+    return pieces * (size[0] * size[1] * (dataset.spec.images.bytes + 1) + 4 * len(dataset.spec.classes))
 
 
 def _name(dataset: Dataset, split: str, of: str) -> str:

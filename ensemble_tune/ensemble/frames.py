@@ -83,10 +83,9 @@ class Frames:
 
     def class_frequencies(self) -> npt.NDArray[np.float64]:
         """(C,) share of each class in the labelled pixels at the working size; sums to 1."""
-        counts = np.zeros(IGNORED + 1, np.int64)
-        for i in range(len(self)):  # one at a time, since bincount makes eight bytes of each
-            counts += np.bincount(self.label(i).ravel(), minlength=IGNORED + 1)
-        labelled = counts[: len(self.classes)].astype(np.float64)
+        labelled = np.zeros(len(self.classes))
+        for stored, row in self.places:
+            labelled += stored.counts[row]
         return cast(npt.NDArray[np.float64], labelled / max(1.0, labelled.sum()))
 
 

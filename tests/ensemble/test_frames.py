@@ -86,7 +86,7 @@ def test_second_load_decodes_nothing(dataset: Dataset, cache: Path, monkeypatch:
     assert np.array_equal(first.image(3), second.image(3))
 
 
-@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "truth.npy", "stamp.json"])
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "counts.npy", "truth.npy", "stamp.json"])
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "missing", "flipped"])
 def test_damaged_cache_is_built_again(
     dataset: Dataset, cache: Path, file: str, damage: str, monkeypatch: pytest.MonkeyPatch
@@ -102,7 +102,6 @@ def test_damaged_cache_is_built_again(
             path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
         else:
             path.write_bytes(path.read_bytes()[:-5] if damage == "truncated" else b'{"a": 1}')
-    monkeypatch.setattr(disk_cache, "_intact", set())  # as in a process that has read nothing yet
     decoded = []
     for name in ("read_pixels", "read_labels"):
         read = getattr(frame_cache, name)
@@ -115,17 +114,39 @@ def test_damaged_cache_is_built_again(
         assert np.array_equal(frames.truth(i), truth)
 
 
-def test_arrays_are_summed_once_a_process(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_are_summed_once_a_start_of_the_machine(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load_frames(dataset, "train", SIZE, cache)
     summed = []
     read = disk_cache._sum
     monkeypatch.setattr(disk_cache, "_sum", lambda path: summed.append(path.name) or read(path))
     load_frames(dataset, "train", SIZE, cache)
-    assert not summed, "whoever has built them knows them"
-    monkeypatch.setattr(disk_cache, "_intact", set())
+    assert not summed, "whoever has built them has told so"
+    monkeypatch.setattr(disk_cache, "_intact", {})  # as in another process
+    load_frames(dataset, "train", SIZE, cache)
+    assert not summed
+    monkeypatch.setattr(disk_cache, "_started", lambda: "another start")
     for _ in range(2):
         load_frames(dataset, "train", SIZE, cache)
-    assert sorted(summed) == ["images.npy", "labels.npy", "truth.npy"]
+    assert sorted(summed) == ["counts.npy", "images.npy", "labels.npy", "truth.npy"]
+
+
+def test_a_cache_that_is_another_users_is_summed_once_a_process_and_used(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    load_frames(dataset, "train", SIZE, cache)
+    for path in cache.glob("frames/*/intact.json"):
+        path.unlink()
+    monkeypatch.setattr(disk_cache, "_intact", {})
+    monkeypatch.setattr(disk_cache, "write_bytes", refuse)
+    monkeypatch.setattr(frame_cache, "read_pixels", lambda *_: pytest.fail("decoded again"))
+    assert len(load_frames(dataset, "train", SIZE, cache)) == 5
+    monkeypatch.setattr(disk_cache, "_sum", lambda _: pytest.fail("summed again"))
+    assert len(load_frames(dataset, "train", SIZE, cache)) == 5
 
 
 def test_cache_is_built_once_by_many_at_a_time(dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +174,8 @@ def entries(cache: Path) -> set[str]:
 
 WORKING = 5 * 4 * 4 * 4
 """Bytes of the five training frames at SIZE."""
+COUNTS = 5 * 11 * 4
+"""Bytes of how many pixels of each class they have."""
 
 
 def test_what_was_unused_for_longest_makes_room(dataset: Dataset, cache: Path) -> None:
@@ -162,7 +185,7 @@ def test_what_was_unused_for_longest_makes_room(dataset: Dataset, cache: Path) -
         os.utime(stamp, (time.time() - age,) * 2)
     kept = load_frames(dataset, "train", (4, 4), cache)  # so that 12x4 is the one unused for longest
     held = sum(path.stat().st_size for path in (cache / "frames").rglob("*") if path.is_file())
-    load_frames(dataset, "train", (16, 4), cache, limit=held + 16 * WORKING // 4 - 1)
+    load_frames(dataset, "train", (16, 4), cache, limit=held + 16 * WORKING // 4 + COUNTS - 1)
     assert entries(cache) == {"truth", "4x4", "8x4", "16x4"}
     assert kept.image(0).shape == (4, 4, 3)
 
@@ -171,7 +194,7 @@ def test_frames_that_were_mapped_outlive_their_files(dataset: Dataset, cache: Pa
     mapped = load_frames(dataset, "train", (4, 4), cache)
     before = np.array(mapped.image(1))
     truth = sum(path.stat().st_size for path in (cache / "frames").glob("*-truth/*"))
-    load_frames(dataset, "train", (8, 4), cache, limit=truth + 2 * WORKING)
+    load_frames(dataset, "train", (8, 4), cache, limit=truth + 2 * WORKING + COUNTS)
     assert entries(cache) == {"truth", "8x4"}
     assert np.array_equal(mapped.image(1), before)
 
