@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from tiles import SIZE, write_tile_frame, write_tiles
 from trial_contract import TrialContract, content, live
 
+from ensemble_tune.ensemble.base_model import BaseModel
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.fusion import MeanFusion
 from ensemble_tune.ensemble.meta_trial import MetaTrial, evidence_identity, places
@@ -83,6 +84,15 @@ def test_a_fusion_that_was_trained_before_is_loaded(members: Members, tmp_path: 
     loaded.save(tmp_path / "loaded")
     assert (loaded.epoch, loaded.scores["miou"]) == (2, before[1].scores["miou"])
     assert content(tmp_path / "loaded") == content(start.folder)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_no_member_runs_in_a_meta_trial(
+    members: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(BaseModel, "forward", lambda *_: pytest.fail("a base model ran"))
+    monkeypatch.setattr(BaseModel, "__init__", lambda *_: pytest.fail("a base model was built"))
+    assert live(_trial(members), {**PARAMS, "kind": kind}, tmp_path)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -156,8 +157,10 @@ def test_images_become_one_tensor_in_the_layout_that_convolutions_like() -> None
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_process_takes_the_threads_of_its_share(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    cv2.setNumThreads(2)
     assert StageData(data="synthetic", cache=tmp_path, threads=1, device="cpu").prepare() == torch.device("cpu")
-    assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == cv2.getNumThreads() == 1
 
 
 def test_a_batch_larger_than_the_smallest_training_is_refused(tiles: Path, cache: Path) -> None:

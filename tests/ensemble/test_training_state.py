@@ -32,10 +32,11 @@ def _step(state: TrainingState, value: int) -> None:
     state.optimiser.step()
 
 
-def test_norms_and_biases_are_not_decayed() -> None:
+def test_norms_and_biases_are_not_decayed_in_one_fused_step() -> None:
     model = _model()
     groups = _state(model).optimiser.param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.3, 2), (0.0, 4)]
+    assert all(group["fused"] for group in groups), "one kernel a step, not several a tensor"
     assert all(parameter.ndim == 1 for parameter in groups[1]["params"])
 
 
