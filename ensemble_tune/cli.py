@@ -209,7 +209,7 @@ def export(
     pick: Annotated[
         str,
         typer.Option(
-            help='best, knee of the objectives, bounds such as "milliseconds<20", or a fusion such as meta-0003.'
+            help='best, knee of the objectives, bounds such as "milliseconds<20", or a trial such as meta-0003.'
         ),
     ] = "best",
     objective: Objectives = ("miou", "milliseconds:min"),  # type: ignore[assignment]  # typer makes a list of it

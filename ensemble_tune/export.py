@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ensemble_tune.choices import choices
 from ensemble_tune.comparison import Comparison, current_comparison
 from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
@@ -43,9 +44,10 @@ def export_best(
     """Writes the best ensemble that a run found, and remembers it in the run folder, so that its weights are kept.
 
     data: where the data was, if the manifest shall say so. rule: best, knee of the objectives' front, bounds such as
-    "milliseconds<20", or a fusion's own name. The best is the simplest fusion than which no other is measurably better
-    (Comparison.chosen); where fusions were not compared, the one of the highest score on val, among equals the earlier,
-    simpler one. Raises RunError where no fusion has ended, ConfigError for a rule that none meets.
+    "milliseconds<20", or a trial's own name; all but best may be a base model alone. The best is the simplest fusion
+    than which no other is measurably better (Comparison.chosen); where fusions were not compared, the one of the
+    highest score on val, among equals the earlier, simpler one. Raises RunError where no fusion has ended, ConfigError
+    for a rule that none meets.
     """
     out, to = location(out), location(to)
     if not Ledger.exists(out / LEDGER):
@@ -62,11 +64,13 @@ def export_best(
     make_folder(to.absolute().parent)
     check_fusions(ranked, out / LEDGER / "trials")
     comparison = current_comparison(out, ranked)
-    named = {record.trial: record for record in ranked}
+    bases = [record for record in records if record.stage == "base" and record.ended_well]
+    offered = choices(ranked, bases)
+    named = {record.trial: record for record in offered}
     if rule == "best":
         best = ranked[0] if comparison is None else named[comparison.chosen.trial]
     else:
-        best = named.get(rule) or pick(ended, objectives, rule)
+        best = named.get(rule) or pick(offered, objectives, rule)
     try:
         manifest = _manifest(best, ranked, records, comparison, data)
         EnsembleManifest.from_document(manifest.to_document())  # nothing is written that nobody could read

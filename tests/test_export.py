@@ -8,6 +8,7 @@ from tiny_run import Finished, settings, trials_of, write_spaces
 from written_run import MEMBERS, base, meta, usual_run, write_run
 
 from ensemble_tune.base_search import search_base
+from ensemble_tune.choices import choices
 from ensemble_tune.comparison import Candidate, compare
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.manifest import EnsembleManifest
@@ -16,6 +17,7 @@ from ensemble_tune.export import export_best, exported_trials
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.trial import Params, Value
 from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import Status
 
 
 def test_the_best_fusion_is_exported_with_all_it_takes_to_train_it_again(tmp_path: Path) -> None:
@@ -119,6 +121,26 @@ def test_a_compromise_may_be_exported(tmp_path: Path, rule: str, trial: str) -> 
     assert manifest.scores["fusion_miou"] == picked.score
     assert manifest.scores["fusion_milliseconds"] == picked.scores["milliseconds"]
     assert trial in exported_trials(run)
+
+
+@pytest.mark.parametrize("rule", ["base-0003", "milliseconds<5"])
+def test_a_small_network_that_is_no_member_may_be_exported_alone(tmp_path: Path, rule: str) -> None:
+    small = replace(base(3, 0.35), scores={"miou": 0.35, "milliseconds": 1.5})
+    run = write_run(costly(tmp_path / "run"), small, base(4, None, status=Status.FAILED, error="out of memory"))
+    manifest = export_best(run, tmp_path / "best.toml", rule=rule)
+    assert (manifest.trials, manifest.fusion.kind, manifest.deploy) == (("base-0003",), "mean", "refit")
+    assert manifest.bases[0].seed == small.seed and manifest.fusion.size == manifest.bases[0].size
+    assert manifest.scores["fusion_miou"] == 0.35 and manifest.scores["best_single_miou"] == 0.5
+    assert EnsembleManifest.load(tmp_path / "best.toml") == manifest and "base-0003" in exported_trials(run)
+    with pytest.raises(ConfigError, match="a pick is best"):
+        export_best(run, tmp_path / "best.toml", rule="base-0004")
+
+
+def test_a_base_model_that_is_a_fusion_already_is_that_fusion(tmp_path: Path) -> None:
+    run = costly(tmp_path / "run")
+    (fusion,) = choices([r for r in Ledger(run / LEDGER).trials("meta") if r.trial == "meta-0002"], [base(0, 0.4)])
+    assert fusion.trial == "meta-0002"
+    assert export_best(run, tmp_path / "best.toml", rule="meta-0001").trials == ("base-0001",)
 
 
 def test_a_compromise_that_there_is_not_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ SEAM = {
 WHAT_A_REPORT_READS = {
     f"ensemble_tune.{name}"
     for name in (
-        *("comparison", "final_folder", "fused", "results", "storage", "object_path", "errors"),
+        *("choices", "comparison", "final_folder", "fused", "results", "storage", "object_path", "errors"),
         *(f"tune.{noun}" for noun in ("aim", "ledger", "pareto", "record", "session")),
         *(f"ensemble.{noun}" for noun in ("bootstrap", "dataset", "disk_cache", "evidence", "image_file", "labels")),
         *(f"ensemble.{noun}" for noun in ("manifest", "mask", "overlay", "pieces", "pixels", "score_names")),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from ensemble_tune.choices import choices
 from ensemble_tune.comparison import fusion_name
 from ensemble_tune.ensemble.score_names import MILLISECONDS, PARAMETERS
 from ensemble_tune.errors import quoted
@@ -68,7 +69,9 @@ def _plot(
                 customdata=[_size_told(record) for record in records],
                 hovertemplate=f"%{{text}}<br>{across.metric} %{{x}}, {height[0]} %{{y}}%{{customdata}}<extra></extra>",
             )
-    unbeaten = front(found[own], objectives)
+    # A base model by itself may be taken too; one that is a fusion already counts once.
+    offered = choices(found[own], found["base"]) if own == "meta" else found[own]
+    unbeaten = front(offered, objectives)
     said = ""
     if unbeaten:
         figure.add_scatter(
@@ -78,7 +81,7 @@ def _plot(
             name="front",
             hoverinfo="skip",
         )
-        knee = pick(found[own], objectives, "knee")
+        knee = pick(offered, objectives, "knee")
         figure.add_scatter(
             **_places([knee], objectives),
             mode="markers",
@@ -88,7 +91,7 @@ def _plot(
         )
         asked = "" if objectives == _USUAL else "".join(f" --objective {quoted(_typed(each))}" for each in objectives)
         how = f": ensemble-tune export {quoted(view.place)} --pick knee{asked}" if own == "meta" else ""
-        finished = sum(record.status is Status.FINISHED for record in found[own])
+        finished = sum(record.status is Status.FINISHED for record in offered)
         said = (
             f" No other finished one beats those on the line, {len(unbeaten)} of {finished}, in both; "
             f"the knee is {knee.trial}{how}."

@@ -239,6 +239,21 @@ def test_the_front_is_of_those_that_none_beats(searched: RunView) -> None:
     assert compromise_plot(replace(searched, stages=())) is None
 
 
+def test_a_base_model_alone_stands_on_the_front_beside_fusions(tmp_path: Path) -> None:
+    costs = {"base-0003": 1.0, "meta-0001": 5.0, "meta-0003": 20.0}
+    records = [*RunView.of(usual_run(tmp_path)).stages[0].trials, base(3, 0.35)]
+    records += RunView.of(tmp_path).stages[1].trials
+    timed = [
+        replace(each, scores={**each.scores, "milliseconds": costs.get(each.trial, 30.0)})
+        for each in records
+        if each.ended_well
+    ]
+    plot = compromise_plot(RunView.of(write_run(tmp_path, *timed)))
+    shown = traces(plot)
+    assert plot is not None and shown["front"]["x"] == [20.0, 5.0, 1.0] and "3 of 5," in plot.told
+    assert [text.partition(":")[0] for text in shown["front"]["text"]] == ["meta-0003", "meta-0001", "base-0003"]
+
+
 def test_the_more_parameters_the_larger_the_mark(searched: RunView, tmp_path: Path) -> None:
     sizes = (1.0, 4.0, 16.0)
     records = [
