@@ -19,6 +19,7 @@ from ensemble_tune.documents import Document, number_of
 from ensemble_tune.ensemble.bootstrap import (
     Interval,
     difference,
+    freedom_of,
     mean_of_numbers,
     resampled_ious,
     resamples_of,
@@ -61,16 +62,6 @@ class Gain:
     val: Interval = UNKNOWN
     """Mean IoU on val, members as they are deployed; nan in comparisons that were written before it was measured."""
 
-    @property
-    def holds(self) -> bool:
-        """Whether it can be told from chance, and no loss that can be told from chance is on val."""
-        return self.miou.above_zero and not self.val.below_zero
-
-    @property
-    def is_seen(self) -> bool:
-        """Whether either can be told from chance: the cross-fitted gain, or that on val."""
-        return self.miou.above_zero or self.val.above_zero
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fusion:
@@ -112,15 +103,19 @@ class Comparison:
         """The simplest fusion than which no more complex one is measurably better: the interval of the gain is above 0.
 
         From the simplest on, each takes the place of the one before that holds it, if it is measurably better in
-        cross-fitting and not measurably worse on val: it is fitted to fold models, which have seen fewer frames than
-        those that are deployed, and what suits them need not suit these. The last one yields to the simplest that
-        neither cross-fitting nor val can tell from it.
+        cross-fitting. One that is measurably worse on val than any that held the place is passed over: it is fitted to
+        fold models, which have seen fewer frames than those that are deployed, and what suits them need not suit these.
+        Val chose members and meta-models, so it proves no gain. The last one yields to the simplest other that it is
+        not measurably better than.
         """
-        holder = self.fusions[0]
+        holders, fit = [self.fusions[0]], [self.fusions[0]]
         for fusion in self.fusions[1:]:
-            if fusion.over(holder.name).holds:
-                holder = fusion
-        return next(each for each in self.fusions if each is holder or not holder.over(each.name).is_seen)
+            if not any(fusion.over(holder.name).val.below_zero for holder in holders):
+                fit.append(fusion)
+                if fusion.over(holders[-1].name).miou.above_zero:
+                    holders.append(fusion)
+        last = holders[-1]
+        return next(each for each in fit if each is last or not last.over(each.name).miou.above_zero)
 
     @property
     def highest(self) -> Fusion:
@@ -182,6 +177,7 @@ def compare(
     first = pooled[0]
     weights = resamples_of(first, seed=seed)
     crossfit = [evidence.sorted_as(first.names) for evidence in pooled]
+    freedom = freedom_of(first)
     ious = [resampled_ious(evidence, weights) for evidence in tracked(crossfit, "comparing fusions", len(crossfit))]
     small = [first.classes.index(name) for name in first.small]
     val = [each.val.sorted_as(candidates[0].val.names) for each in candidates]
@@ -199,12 +195,13 @@ def compare(
             gains=tuple(
                 Gain(
                     over=candidates[simpler].name,
-                    miou=difference(of_all[place], of_all[simpler]),
-                    small_miou=difference(of_small[place], of_small[simpler]),
+                    miou=difference(of_all[place], of_all[simpler], freedom=freedom),
+                    small_miou=difference(of_small[place], of_small[simpler], freedom=freedom),
                     ious={
-                        name: difference(ious[place][:, column], ious[simpler][:, column])
+                        name: difference(ious[place][:, column], ious[simpler][:, column], freedom=freedom)
                         for column, name in enumerate(first.classes)
                     },
+                    # It proves no gain, it can only refuse one: too narrow an interval errs on the safe side.
                     val=difference(on_val[place], on_val[simpler]),
                 )
                 for simpler in range(place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -44,4 +46,4 @@ def _gain(interval: Interval | None) -> str:
     if interval is None:
         return ""
     value, low, high = (100 * each for each in (interval.value, interval.low, interval.high))
-    return f"{value:+.1f} ({low:+.1f},{high:+.1f})"
+    return f"{value:+.1f}" if math.isnan(low) else f"{value:+.1f} ({low:+.1f},{high:+.1f})"

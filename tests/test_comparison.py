@@ -9,7 +9,7 @@ import pytest
 from compared import candidate
 from rich.console import Console
 
-from ensemble_tune.comparison import NO_GAIN, Candidate, Comparison, Fusion, Gain, compare, fusion_name
+from ensemble_tune.comparison import NO_GAIN, Candidate, Comparison, Gain, compare, fusion_name
 from ensemble_tune.comparison_table import comparison_table
 from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.errors import RunError
@@ -102,26 +102,38 @@ def test_what_only_suits_fold_models_does_not_take_the_place_of_what_stands() ->
     assert compare([one, mean, replace(better, val=candidate("", 0.7, 5).val)]).chosen.name == "greedy", "by chance"
 
 
-def test_what_wins_yields_to_a_simpler_one_unless_val_too_tells_them_apart() -> None:
-    one, mean, alike = candidate("best single", 0.6), candidate("mean", 0.702, 1), candidate("linear", 0.703, 2)
-    assert compare([one, mean, alike]).chosen.name == "mean"
-    fits = compare([one, replace(mean, blocks=one.blocks), replace(alike, val=candidate("", 0.75).val)])
-    assert fits.chosen.name == "linear"
+def chosen(*gains: str) -> str:
+    """The name of the one that is chosen among best single, mean, greedy, linear, as far as gains are told.
+
+    gains: of each but the first, over every simpler one, what cross-fitting and val say: + a gain, - a loss, . neither.
+    """
+    means = {
+        "+": Interval(value=0.01, low=0.001, high=0.02),
+        "-": Interval(value=-0.01, low=-0.02, high=-0.001),
+        ".": Interval(value=0.01, low=-0.001, high=0.02),
+    }
+    names = ("best single", "mean", "greedy", "linear")
+    own = compare([candidate("any", 0.7)]).fusions[0]
+    fusions = [replace(own, name=names[0])]
+    for name, said in zip(names[1:], gains, strict=False):
+        pairs = zip(names, said.split(), strict=False)
+        found = [Gain(over=o, miou=means[x], small_miou=means[x], val=means[v]) for o, (x, v) in pairs]
+        fusions.append(replace(own, name=name, gains=tuple(found)))
+    return Comparison(fusions=tuple(fusions), members=()).chosen.name
 
 
-def test_a_fusion_that_is_no_worse_than_any_is_not_passed_over_for_one_that_only_beats_the_simplest() -> None:
-    sure, unsure = (Interval(value=0.01, low=low, high=0.02) for low in (0.001, -0.001))
+def test_what_wins_yields_to_the_simplest_that_it_does_not_measurably_beat() -> None:
+    assert chosen("..", "+. ..") == "mean", "no more complex one beats it; the simplest is beaten"
+    assert chosen("..", "+. .+") == "mean", "val chose among fusions, and proves no gain"
+    assert chosen("+.", "+. ..") == "mean"
+    assert chosen("+.", "+. +.") == "greedy"
 
-    def fusion(name: str, *gains: tuple[str, Interval]) -> Fusion:
-        own = compare([candidate(name, 0.7)]).fusions[0]
-        return replace(own, gains=tuple(Gain(over=over, miou=found, small_miou=found) for over, found in gains))
 
-    fusions = (
-        fusion("best single"),
-        fusion("mean", ("best single", unsure)),
-        fusion("linear", ("best single", sure), ("mean", unsure)),
-    )
-    assert Comparison(fusions=fusions, members=()).chosen.name == "mean"
+def test_what_was_passed_over_is_not_taken_after_all() -> None:
+    assert chosen("..", "+- +-") == "best single"
+    assert chosen("..", "+- +-", "+. +. ..") == "linear", "greedy is as good, but for val"
+    assert chosen("+.", "+- +.") == "mean", "nor may it be worse on val than one that has yielded"
+    assert chosen("..", "+. +-") == "greedy", "the mean has never held the place"
 
 
 def test_a_gain_whose_interval_spans_zero_is_called_none_in_a_terminal() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ BLOCK = 10
 """Frames that are drawn together: neighbours in a video err alike, and are no independent evidence."""
 RESAMPLES = 2000
 _LEVEL = 95.0
+_FEW = 10
+"""Degrees of freedom below which percentiles of a bootstrap are too narrow, and Student's t takes their place."""
 _MANY = 10
 """Sequences from which whole ones are drawn: frames of one err alike however far apart they are."""
 _SEEDS = 1
@@ -55,6 +58,13 @@ def resamples_of(evidence: Evidence, *, seed: int = 0) -> Floats:
     return np.concatenate([np.ones((1, len(images))), drawn])[:, [places[image_of(name)] for name in evidence.names]]
 
 
+def freedom_of(evidence: Evidence) -> int:
+    """Degrees of freedom of resamples of the evidence: independent units, less one for each group they are drawn in."""
+    images = {image_of(name): sequence for name, sequence in zip(evidence.names, evidence.sequences, strict=True)}
+    long, units = _units(list(images.values()), BLOCK)
+    return sum(_blocks(rows, BLOCK) - 1 for rows in long) + max(0, len(units) - 1)
+
+
 def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES, block: int = BLOCK) -> Floats:
     """(R, N) what each of N frames weighs in each of R resamples.
 
@@ -65,17 +75,10 @@ def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RES
     where there are few (Rao and Wu 1988).
     """
     chance = np.random.default_rng(seed)
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, sequence in enumerate(sequences):
-        rows_of[sequence].append(row)
-    clips = list(rows_of.values())
-    long = [rows for rows in clips if len(rows) >= 2 * block and len(clips) < _MANY]
-    units = [rows for rows in clips if rows not in long]
-    if len(units) == 1 and len(units[0]) > 1:
-        long, units = [*long, *units], []
+    long, units = _units(sequences, block)
     weights = np.ones((resamples, len(sequences)))
     for rows in long:
-        blocks = max(2, round(len(rows) / block))
+        blocks = _blocks(rows, block)
         starts = chance.integers(0, len(rows), (resamples, blocks - 1))
         drawn = (starts[:, :, None] + np.arange(-(-len(rows) // blocks))).reshape(resamples, -1) % len(rows)
         weights[:, rows] = _counts(drawn, len(rows)) * len(rows) / drawn.shape[1]
@@ -85,6 +88,23 @@ def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RES
         for place, rows in enumerate(units):
             weights[:, rows] = of_unit[:, [place]]
     return weights
+
+
+def _units(sequences: Sequence[str], block: int) -> tuple[list[list[int]], list[list[int]]]:
+    """The rows of each sequence that is drawn in blocks, and of each that is drawn whole."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, sequence in enumerate(sequences):
+        rows_of[sequence].append(row)
+    clips = list(rows_of.values())
+    long = [rows for rows in clips if len(rows) >= 2 * block and len(clips) < _MANY]
+    units = [rows for rows in clips if rows not in long]
+    if len(units) == 1 and len(units[0]) > 1:
+        long, units = [*long, *units], []
+    return long, units
+
+
+def _blocks(rows: Sequence[int], block: int) -> int:
+    return max(2, round(len(rows) / block))
 
 
 def _counts(drawn: Counts, places: int) -> Counts:
@@ -118,6 +138,7 @@ def gain(
     of different frames.
     """
     first = better[0]
+    freedom = freedom_of(first)
     chance = np.random.default_rng([seed, _SEEDS])
     weights = resamples_of(first, seed=seed)
     columns = [place for place, name in enumerate(first.classes) if classes is None or name in classes]
@@ -128,8 +149,8 @@ def gain(
 
     one, other = scores(better), scores(worse)
     if len(one) == len(other):
-        return difference(_mean_of_drawn(one - other, chance), np.zeros(len(weights)))
-    return difference(_mean_of_drawn(one, chance), _mean_of_drawn(other, chance))
+        return difference(_mean_of_drawn(one - other, chance), np.zeros(len(weights)), freedom=freedom)
+    return difference(_mean_of_drawn(one, chance), _mean_of_drawn(other, chance), freedom=freedom)
 
 
 def _mean_of_drawn(scores: Floats, chance: np.random.Generator) -> Floats:
@@ -148,15 +169,26 @@ def _mean_of_drawn(scores: Floats, chance: np.random.Generator) -> Floats:
 def mean_iou(evidence: Evidence, *, seed: int = 0) -> Interval:
     """A model's mean IoU over all frames together, in resamples of them."""
     scores = mean_of_numbers(resampled_ious(evidence, resamples_of(evidence, seed=seed)))
-    return difference(scores, np.zeros_like(scores))
+    return difference(scores, np.zeros_like(scores), freedom=freedom_of(evidence))
 
 
-def difference(better: Floats, worse: Floats) -> Interval:
-    """The difference of two models' scores (1 + R,), the first one the figure itself; nan where it is not defined."""
+def difference(better: Floats, worse: Floats, *, freedom: int = _FEW) -> Interval:
+    """The difference of two models' scores (1 + R,), the first one the figure itself; nan where it is not defined.
+
+    freedom: degrees of freedom of the resamples. Of none there is no interval: its ends are nan. Of few, it is
+    Student's, with the resamples' standard deviation.
+    """
     differences = better - worse
-    known = differences[1:][~np.isnan(differences[1:])]
-    low, high = np.percentile(known, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2]) if len(known) else (np.nan, np.nan)
-    return Interval(value=float(differences[0]), low=float(low), high=float(high))
+    value, known = float(differences[0]), differences[1:][~np.isnan(differences[1:])]
+    if not len(known) or freedom < 1:
+        return Interval(value=value, low=math.nan, high=math.nan)
+    if freedom < _FEW:
+        from scipy.special import stdtrit  # type: ignore[import-untyped]  # a third of a second to import
+
+        half = float(stdtrit(freedom, (100 + _LEVEL) / 200) * known.std())
+        return Interval(value=value, low=value - half, high=value + half)
+    low, high = np.percentile(known, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
+    return Interval(value=value, low=float(low), high=float(high))
 
 
 def mean_of_numbers(values: Floats) -> Floats:

@@ -1,9 +1,19 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from ensemble_tune.ensemble.bootstrap import Interval, draw_frames, gain, ious, mean_iou, resampled_ious, resamples_of
+from ensemble_tune.ensemble.bootstrap import (
+    Interval,
+    draw_frames,
+    freedom_of,
+    gain,
+    ious,
+    mean_iou,
+    resampled_ious,
+    resamples_of,
+)
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.tile_name import image_of, tile_name
 
@@ -137,9 +147,9 @@ def test_seeds_are_averaged() -> None:
 
 def test_seeds_that_differ_widen_the_interval_as_much_as_they_say() -> None:
     """Gains of 0, 10 and 20 points on all frames alike: the standard error of their mean is 10 / sqrt(3)."""
-    alike = [evidence([50] * 40)] * 3
+    alike = [evidence([50] * 240)] * 3
     # Hits are IoU h / (200 - h): chosen for the gains in IoU.
-    better = [evidence([hits] * 40) for hits in (50, 60, 70)]
+    better = [evidence([hits] * 240) for hits in (50, 60, 70)]
     each = [gain([one], [alike[0]]) for one in better]
     assert all(found.low == pytest.approx(found.high) for found in each), "the frames say all the same"
     together = gain(better, alike)
@@ -159,9 +169,9 @@ def test_seeds_are_paired() -> None:
 def test_intervals_hold_the_mean_over_all_seeds_about_as_often_as_they_say() -> None:
     """200 times 5 seeds whose gains vary around none by far more than the frames say."""
     chance, missed = np.random.default_rng(0), 0
-    worse = [evidence([50] * 40)] * 5
+    worse = [evidence([50] * 240)] * 5
     for _ in range(200):
-        found = gain([evidence([int(hits)] * 40) for hits in chance.normal(50, 6, 5).round()], worse)
+        found = gain([evidence([int(hits)] * 240) for hits in chance.normal(50, 6, 5).round()], worse)
         missed += not found.low <= 0 <= found.high
     assert 2 <= missed <= 32
 
@@ -182,6 +192,28 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         found = gain([noisy(70, 80, 2 * seed)], [noisy(70, 80, 2 * seed + 1)])
         missed += not found.low <= 0 <= found.high
     assert 1 <= missed <= 12
+
+
+@pytest.mark.parametrize("units", [2, 3, 5])
+def test_of_few_frames_too(units: int) -> None:
+    """200 data sets of as many unlike frames: a percentile of the resamples would miss 50, 31 and 15%."""
+    missed = 0
+    for seed in range(200):
+        pair = [noisy(70, units, 2 * seed + more, sequence=1) for more in (0, 1)]
+        found = gain([pair[0]], [pair[1]])
+        missed += not found.low <= 0 <= found.high
+    assert freedom_of(pair[0]) == units - 1 and 2 <= missed <= 20
+
+
+def test_one_image_says_nothing_of_others() -> None:
+    one, other = (evidence([hits]) for hits in (80, 70))
+    found, score = gain([one], [other]), mean_iou(one)
+    assert found.value > 0.1 and math.isnan(found.low) and math.isnan(found.high) and not found.above_zero
+    assert score.value == pytest.approx(80 / 120) and math.isnan(score.low)
+    tiles = dataclasses.replace(
+        noisy(80, 9, 0), names=tuple(tile_name("a", 10 * tile, 0) for tile in range(9)), sequences=("a",) * 9
+    )
+    assert freedom_of(tiles) == 0 and math.isnan(mean_iou(tiles).low)
 
 
 def test_a_score_has_an_interval_that_narrows_with_more_frames() -> None:
