@@ -96,7 +96,8 @@ class StageData:
         """
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-        device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+        # The first that it sees: Ray shows a worker its own one. A limit of memory wants its number, too.
+        device = torch.device("cuda:0" if self.device == "auto" and torch.cuda.is_available() else "cpu")
         keep_to_share(device)
         return device
 

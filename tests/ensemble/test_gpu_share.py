@@ -6,6 +6,7 @@ from weakref import WeakSet
 
 import pytest
 import torch
+from torch.cuda._utils import _get_device_index
 
 from ensemble_tune.ensemble.gpu_share import CONTEXT_BYTES, allocated_fraction, gpu_bytes, keep_to_share, most_taken
 from ensemble_tune.ensemble.stage_data import StageData
@@ -48,9 +49,11 @@ def card(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
         monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: told.append((name, len(left_over))))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * GIB))
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda part, device: told.append((str(device), part))
-    )
+
+    def limit(part: float, device: torch.device) -> None:
+        told.append((f"cuda:{_get_device_index(device)}", part))  # as torch does: it refuses one without a number
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
     return told
 
 
@@ -75,15 +78,15 @@ left_over: WeakSet[Tensor] = WeakSet()
 def test_before_a_trial_allocates_its_process_is_kept_to_its_share(
     tmp_path: Path, card: list[tuple[str, float]], quarter: float
 ) -> None:
-    assert StageData(data="synthetic", cache=tmp_path).prepare() == torch.device("cuda")
-    assert card[-1] == ("cuda", quarter)
+    assert StageData(data="synthetic", cache=tmp_path).prepare() == torch.device("cuda:0")
+    assert card[-1] == ("cuda:0", quarter)
 
 
 def test_what_an_ended_trial_left_in_cycles_is_freed_before_the_peak_is_counted(card: list[tuple[str, float]]) -> None:
     gc.disable()
     try:
         left_over.add(Tensor())
-        keep_to_share(torch.device("cuda"))
+        keep_to_share(torch.device("cuda:0"))
     finally:
         gc.enable()
-    assert card == [("empty_cache", 0), ("reset_peak_memory_stats", 0), ("cuda", 1.0)]
+    assert card == [("empty_cache", 0), ("reset_peak_memory_stats", 0), ("cuda:0", 1.0)]
