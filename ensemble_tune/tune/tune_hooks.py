@@ -25,6 +25,7 @@ from ensemble_tune.tune.room import Placement
 from ensemble_tune.tune.scheduler import Decision
 from ensemble_tune.tune.stage import Handed, Stage
 from ensemble_tune.tune.trainable import REPORT, Report
+from ensemble_tune.tune.tune_workers import none_kept
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -238,11 +239,12 @@ class Proposals(SearchAlgorithm):
         for name, _ in self._ready:
             stage.live.pop(name)
         self._ready.clear()
-        for trial in [trial for trial in tune_controller.get_trials() if trial.trial_id in stage.live]:  # type: ignore[no-untyped-call]
-            actor = trial.temporary_state.ray_actor
-            if actor is not None:
-                ray.kill(actor)
-            tune_controller.stop_trial(trial)  # type: ignore[no-untyped-call]
+        with none_kept(tune_controller):
+            for trial in [trial for trial in tune_controller.get_trials() if trial.trial_id in stage.live]:  # type: ignore[no-untyped-call]
+                actor = trial.temporary_state.ray_actor
+                if actor is not None:
+                    ray.kill(actor)
+                tune_controller.stop_trial(trial)  # type: ignore[no-untyped-call]
         stage.settle()
 
     def must_move(self, trial_id: str, result: dict[str, Any]) -> bool:

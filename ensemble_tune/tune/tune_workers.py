@@ -7,7 +7,8 @@ Where Tune's parts have other names than in the tested version, stages are as ri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,6 +16,19 @@ from ray.tune.experiment import Trial as TuneTrial
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
+
+
+@contextmanager
+def none_kept(tune_controller: TuneController) -> Iterator[None]:
+    """Within it Tune keeps no worker of a trial that it stops: it would give those that were killed to others."""
+    # A scheduler sees a wrapper, which passes on what is read, not what is written.
+    controller: Any = getattr(tune_controller.stop_trial, "__self__", tune_controller)
+    reuses = getattr(controller, "_reuse_actors", True)
+    controller._reuse_actors = False
+    try:
+        yield
+    finally:
+        controller._reuse_actors = reuses
 
 
 class TuneWorkers:

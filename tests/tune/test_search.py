@@ -171,6 +171,26 @@ class TestOnLocalRay:
             second = replace(whole, workers=workers, budget=Budget(patience=5)).run()
             assert second.reason.startswith("no new best in ") and len(checked(tmp_path)) < 30
 
+    def test_workers_that_a_limit_ended_are_given_to_no_other_trial(self, tmp_path: Path) -> None:
+        """More of them than the next trial could survive."""
+
+        def quarter(params: Mapping[str, Value]) -> Resources:
+            return Resources(cpus=0.25, gpus=0, memory=0.25)
+
+        first, second = tmp_path / "first", tmp_path / "second"
+        first.mkdir()
+        second.mkdir()
+        many = 4 * CORES
+        points = [{"rate": 0.5, "epochs": 60, "meets": many, "seed": number} for number in range(many)]
+        with Workers() as workers:
+            long = replace(given(first, *points), trial=CountingTrial(0.5, first / "log"), max_epochs=60)
+            limited = replace(long, workers=workers, requirements=quarter, budget=Budget(target=Target("score", 0.0)))
+            assert limited.run().reason.startswith("target score=0 reached")
+            after = given(second, {"rate": 0.5, "epochs": 2, "seed": 1}, workers=workers, requirements=quarter)
+            (trial,) = after.run().records
+        assert (trial.status, trial.epochs, trial.error) == (Status.FINISHED, 2, None)
+        assert len(log(second)) == 2
+
     def test_each_trial_may_ask_for_its_own_share(self, tmp_path: Path) -> None:
         """Trials of half a core run side by side, one of the whole machine alone; one that fits nowhere fails."""
 
