@@ -98,7 +98,9 @@ def print_final(out: Location, final: FinalResult, run: Location | None = None) 
     shown = [] if run is None else [summary(run, final.split, final.scores)]
     measured = []
     if final.split:
-        measured = [f"{final.split} mIoU {final.scores['miou']:.4f}; metrics, masks and overlays are in {out}"]
+        flatters = "" if final.split == "test" else " (it chose the ensemble, so it flatters; there is no test)"
+        miou = f"{final.split} mIoU {final.scores['miou']:.4f}"
+        measured = [f"{miou}{flatters}; metrics, masks and overlays are in {out}"]
     scores = {name: score for name, score in final.scores.items() if score == score}
     values = {"folder": str(final.folder), "split": final.split, "scores": scores}
     _chosen[0].result([*shown, *measured], values, out_console)

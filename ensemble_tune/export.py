@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ensemble_tune.choices import choices
+from ensemble_tune.choices import alone, choices
 from ensemble_tune.comparison import Comparison, current_comparison
 from ensemble_tune.ensemble.bootstrap import Interval
 from ensemble_tune.ensemble.config import BaseConfig, MetaConfig
@@ -64,13 +64,13 @@ def export_best(
     make_folder(to.absolute().parent)
     check_fusions(ranked, out / LEDGER / "trials")
     comparison = current_comparison(out, ranked)
-    bases = [record for record in records if record.stage == "base" and record.ended_well]
-    offered = choices(ranked, bases)
-    named = {record.trial: record for record in offered}
+    ended_bases = [record for record in records if record.stage == "base" and record.status is not Status.RUNNING]
+    bases = rank(ended_bases, "max")
+    named = {**alone(ranked, bases), **{record.trial: record for record in ranked}}
     if rule == "best":
         best = ranked[0] if comparison is None else named[comparison.chosen.trial]
     else:
-        best = named.get(rule) or pick(offered, objectives, rule)
+        best = named.get(rule) or pick(choices(ranked, bases), objectives, rule)
     try:
         manifest = _manifest(best, ranked, records, comparison, data)
         EnsembleManifest.from_document(manifest.to_document())  # nothing is written that nobody could read
@@ -150,9 +150,14 @@ def _crossfit_scores(best: TrialRecord, comparison: Comparison | None) -> dict[s
 
 
 def _all_fusions(comparison: Comparison | None, best: str) -> dict[str, dict[str, float]]:
-    """What each fusion that was compared scores, costs and gains; that of the trial `best` by class too."""
-    found = {}
-    for fusion in comparison.fusions if comparison is not None else ():
+    """What each fusion that was compared scores, costs and gains; that of the trial `best` by class too.
+
+    Empty where `best` is of other members.
+    """
+    found: dict[str, dict[str, float]] = {}
+    if comparison is None or best not in [fusion.trial for fusion in comparison.fusions]:
+        return found
+    for fusion in comparison.fusions:
         scores = {
             "crossfit_miou": fusion.crossfit.miou,
             "crossfit_small_miou": fusion.crossfit.small_miou,

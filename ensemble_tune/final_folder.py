@@ -48,7 +48,7 @@ class FinalFolder:
             manifest=EnsembleManifest.load(place / ENSEMBLE_FOLDER / MANIFEST_FILE),
             split=split,
             scores=scores,
-            evidence=_evidence(place / EVIDENCE, scores.get("miou", math.nan)),
+            evidence=_evidence(place / EVIDENCE, scores),
         )
 
     def mask(self, name: str) -> Pixels:
@@ -57,8 +57,13 @@ class FinalFolder:
         return decode_mask(Path(str(file)), retried(file.read_bytes, file, "read"))
 
 
-def _evidence(folder: Location, miou: float) -> dict[str, Evidence]:
+def _evidence(folder: Location, scores: Mapping[str, float]) -> dict[str, Evidence]:
     """The evidence of these scores; another training into the same folder may have left others."""
+
+    def is_of(name: str, evidence: Evidence) -> bool:
+        miou = scores.get("miou" if name == ENSEMBLE else f"{name}.miou", math.nan)
+        return math.isclose(measured(evidence).miou, miou, abs_tol=1e-6)
+
     found = {name: Evidence.open(folder / name) for name in names_in(folder) if not name.startswith(".")}
-    whole = found.get(ENSEMBLE)
-    return found if whole is not None and math.isclose(measured(whole).miou, miou, abs_tol=1e-6) else {}
+    of_these = {name: evidence for name, evidence in found.items() if is_of(name, evidence)}
+    return of_these if ENSEMBLE in of_these else {}

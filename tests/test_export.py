@@ -8,7 +8,7 @@ from tiny_run import Finished, settings, trials_of, write_spaces
 from written_run import MEMBERS, base, meta, usual_run, write_run
 
 from ensemble_tune.base_search import search_base
-from ensemble_tune.choices import choices
+from ensemble_tune.choices import alone, choices
 from ensemble_tune.comparison import Candidate, compare
 from ensemble_tune.ensemble.evidence import Evidence
 from ensemble_tune.ensemble.manifest import EnsembleManifest
@@ -136,11 +136,28 @@ def test_a_small_network_that_is_no_member_may_be_exported_alone(tmp_path: Path,
         export_best(run, tmp_path / "best.toml", rule="base-0004")
 
 
-def test_a_base_model_that_is_a_fusion_already_is_that_fusion(tmp_path: Path) -> None:
-    run = costly(tmp_path / "run")
-    (fusion,) = choices([r for r in Ledger(run / LEDGER).trials("meta") if r.trial == "meta-0002"], [base(0, 0.4)])
-    assert fusion.trial == "meta-0002"
-    assert export_best(run, tmp_path / "best.toml", rule="meta-0001").trials == ("base-0001",)
+def test_a_base_model_that_is_a_fusion_already_is_that_fusion() -> None:
+    own = base(0, 0.4)
+    fusions = [
+        meta(0, 0.5, "mean", "1+2", deploy="refit"),
+        meta(1, 0.4, "mean", "2", deploy="refit", member_epochs="4,3"),
+        meta(2, 0.4, "mean", "2", deploy="refit"),
+    ]
+    assert [each.trial for each in choices(fusions, [own])] == ["meta-0000", "meta-0001", "meta-0002"]
+    assert alone(fusions, [own])["base-0000"].trial == "meta-0001"
+    assert alone([fusions[0], fusions[2]], [own])["base-0000"].trial == "meta-0002", "older ledgers do not say"
+    others: list[Params] = [{"deploy": "folds"}, {"flip": True}, {"member_epochs": "4,2"}]
+    for other in others:
+        unlike = meta(1, 0.4, "mean", "2", **{"deploy": "refit", **other})
+        assert [each.trial for each in choices([unlike], [own])] == ["meta-0001", "base-0000"]
+
+
+def test_a_member_and_one_that_was_paused_may_be_picked_by_name(tmp_path: Path) -> None:
+    run = write_run(costly(tmp_path / "run"), base(3, 0.35, status=Status.PAUSED))
+    for name in ("base-0001", "base-0003"):
+        manifest = export_best(run, tmp_path / "best.toml", rule=name)
+        assert manifest.trials == (name,) and manifest.origin["meta_trial"] == name
+        assert not manifest.fusions
 
 
 def test_a_compromise_that_there_is_not_is_refused(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_evidence_of_another_training_is_not_taken_for_this_one_s(final: Path) -
     assert FinalFolder.read(final) is not None, "written by an earlier version"
 
 
+def test_a_single_model_has_no_evidence_of_members_that_another_training_left(final: Path) -> None:
+    shutil.copytree(final / "evidence" / "ensemble", final / "evidence" / "member-7")
+    found = FinalFolder.read(final)
+    assert found is not None and "ensemble" in found.evidence and "member-7" not in found.evidence
+
+
 def test_no_training_is_none_and_a_damaged_one_is_named(final: Path, tmp_path: Path) -> None:
     assert FinalFolder.read(tmp_path / "nowhere") is None
     for text in ("", "[]", '{"split": "test"}', '{"split": "test", "scores": {"miou": "high"}}'):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from ensemble_tune.comparison import NO_GAIN, Comparison, fusion_name
 from ensemble_tune.ensemble.bootstrap import Interval, gain, mean_iou
 from ensemble_tune.ensemble.evidence import ENSEMBLE
-from ensemble_tune.ensemble.manifest import META_TRIAL
 from ensemble_tune.ensemble.score_names import MILLISECONDS, PARAMETERS
 from ensemble_tune.errors import quoted
 from ensemble_tune.fused import fused_members
@@ -72,7 +71,8 @@ def _title(view: RunView) -> str:
         name = fusion_name(best.params)
         return "the best single model" if len(members) == 1 else f"{name} of {len(members)} models"
     if view.final is not None:
-        return f"{view.final.manifest.fusion.kind} of {len(view.final.manifest.bases)} models"
+        members = len(view.final.manifest.bases)
+        return "a single model" if members == 1 else f"{view.final.manifest.fusion.kind} of {members} models"
     ranked = next((stage.ranked for stage in reversed(view.searches) if stage.ranked), [])
     return f"{ranked[0].trial}: {told(ranked[0])}" if ranked else "no trial has a score yet"
 
@@ -93,7 +93,8 @@ def _members(view: RunView) -> tuple[str, ...]:
 
 def _of_ensemble(view: RunView, best: TrialRecord) -> list[Tile]:
     """Its scores on the frames that say most."""
-    of_best = view.final is not None and view.final.manifest.origin.get(META_TRIAL) == best.trial
+    # Where there is no test, the final training is measured on val, which chose it; that tile comes last.
+    of_best = view.final is not None and not view.trained_another and view.final.split != "val"
     tiles = _on_test(view) if of_best else []
     fusion = view.comparison.chosen if view.comparison is not None else None
     if fusion is not None:
@@ -102,20 +103,23 @@ def _of_ensemble(view: RunView, best: TrialRecord) -> list[Tile]:
         tiles.append(Tile("mIoU, cross-fitted", *_with_interval(fusion.crossfit.miou, whole)))
         if not of_best:
             tiles += [Tile(f"over {each.over}", *_points(each.miou)) for each in fusion.gains if each.over in _SHOWN]
-    tiles.append(Tile("mIoU on val", _score(best.score), "chose it, so it flatters"))
+    tiles.append(Tile("mIoU on val", _score(best.score), _FLATTERS))
     return tiles
 
 
 _SHOWN = ("best single", "mean")
+_FLATTERS = "chose it, so it flatters"
 
 
 def _on_test(view: RunView) -> list[Tile]:
-    """What the final training measured, on frames that chose nothing."""
+    """What the final training measured; gains only on frames that chose nothing."""
     final = view.final
     if final is None or final.split is None or "miou" not in final.scores:
         return []
     own = final.evidence.get(ENSEMBLE)
     value = final.scores["miou"]
+    if final.split == "val":
+        return [Tile("mIoU on val", _score(value), _FLATTERS)]
     tiles = [Tile(f"mIoU on {final.split}", *_with_interval(value, None if own is None else mean_iou(own)))]
     for name, words in (("mean", "over the mean of its models"), ("member-1", "over its best model")):
         if name == final.manifest.fusion.kind:
@@ -161,10 +165,8 @@ def _notes(view: RunView) -> list[str]:
             )
     elif view.best is not None:
         notes.append("Fusions were not cross-fitted, so no interval says whether one is better than a simpler one.")
-    final, best = view.final, view.best
-    if final is not None and best is not None and final.manifest.origin.get(META_TRIAL) != best.trial:
-        trained = final.manifest.origin.get(META_TRIAL, "an ensemble of another run")
-        notes.append(f"The final training is of {trained}, not of this one.")
+    if view.trained_another:
+        notes.append(f"The final training is of {view.trained_another}, not of this one.")
     base = view.stage("base")
     if base is not None and len(base.trials) >= 10 and base.ranked:
         place = 1 + [record.trial for record in base.trials].index(base.ranked[0].trial)

@@ -17,7 +17,7 @@ def confusion_plot(view: RunView) -> Plot | None:
     """Of the final training's frames, else of the cross-fitted ones; None where the evidence of neither is there."""
     final = view.final
     if final is not None and ENSEMBLE in final.evidence:
-        return _plot(final.evidence[ENSEMBLE], f"on {final.split}")
+        return _plot(final.evidence[ENSEMBLE], view.final_frames)
     if view.comparison is not None and (evidence := view.crossfit(view.comparison.chosen)) is not None:
         return _plot(evidence, "cross-fitted on the training frames")
     return None

@@ -122,9 +122,9 @@ def class_plots(view: RunView) -> list[Plot]:
         by_name = {("its best model" if name == "member-1" else name): each for name, each in final.evidence.items()}
         shown = [name for name in (ENSEMBLE, "mean", "its best model") if name in by_name]
         ious = {name: measured(by_name[name]).ious for name in shown}
-        plots.append(_classes("classes-final", f"on {final.split}", ious))
+        plots.append(_classes("classes-final", view.final_frames, ious))
     elif final is not None and _ious(final.scores):
-        plots.append(_classes("classes-final", f"on {final.split}", {ENSEMBLE: _ious(final.scores)}))
+        plots.append(_classes("classes-final", view.final_frames, {ENSEMBLE: _ious(final.scores)}))
     if view.comparison is not None:
         chosen = view.comparison.chosen.name
         fusions = [each for each in view.comparison.fusions if each.name in (chosen, *_AT_FIRST)]

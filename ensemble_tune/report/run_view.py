@@ -11,7 +11,7 @@ from functools import cached_property
 
 from ensemble_tune.comparison import Comparison, Fusion, current_comparison, measured
 from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence, evidence_name
-from ensemble_tune.ensemble.manifest import EnsembleManifest
+from ensemble_tune.ensemble.manifest import META_TRIAL, EnsembleManifest
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.final_folder import FINAL, FinalFolder
 from ensemble_tune.fused import check_fusions
@@ -154,6 +154,20 @@ class RunView:
         if not ended or self.comparison is None:
             return ended[0] if ended else None
         return {record.trial: record for record in ended}[self.comparison.chosen.trial]
+
+    @property
+    def trained_another(self) -> str:
+        """What the final training is of, where it is not of the best; else empty."""
+        if self.final is None or self.best is None:
+            return ""
+        trained = self.final.manifest.origin.get(META_TRIAL, "an ensemble of another run")
+        return "" if trained == self.best.trial else trained
+
+    @property
+    def final_frames(self) -> str:
+        """What the final training was measured on, for titles."""
+        of = f", {self.trained_another}" if self.trained_another else ""
+        return "" if self.final is None else f"on {self.final.split}{of}"
 
     @cached_property
     def manifest(self) -> EnsembleManifest | None:

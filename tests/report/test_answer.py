@@ -51,6 +51,19 @@ def test_what_a_final_training_measured_comes_with_intervals(finished: Finished)
     assert "95% interval" in found["mIoU, cross-fitted"][1]
 
 
+def test_what_was_measured_on_val_is_said_to_flatter_and_has_no_gains(finished: Finished) -> None:
+    view = RunView.of(finished.out)
+    assert view.final is not None
+    on_val = replace(view, final=replace(view.final, split="val"))
+    found = tiles(answer(on_val))
+    assert found["mIoU on val"][1] == "chose it, so it flatters" and "mIoU on test" not in found
+    assert not {"over the mean of its models", "over its best model"} & set(found)
+    alone = answer(replace(on_val, stages=()))
+    assert tiles(alone)["mIoU on val"] == (f"{view.final.scores['miou']:.3f}", "chose it, so it flatters")
+    single = replace(view.final, manifest=replace(view.final.manifest, bases=view.final.manifest.bases[:1]))
+    assert answer(replace(view, stages=(), final=single)).title == "a single model"
+
+
 def test_a_gain_whose_interval_spans_zero_is_called_none(tmp_path: Path) -> None:
     one, mean = candidate("best single", 0.6, trial="meta-0001"), candidate("mean", 0.602, 4, trial="meta-0000")
     view = RunView.of(usual_run(tmp_path))
@@ -80,6 +93,7 @@ def test_a_final_training_of_another_ensemble_is_not_taken_for_this_one(finished
     found = answer(replace(view, final=other))
     assert "mIoU on test" not in tiles(found)
     assert "The final training is of meta-0099, not of this one." in found.notes
+    assert replace(view, final=other).final_frames == "on test, meta-0099" and view.final_frames == "on test"
 
 
 def test_what_the_next_step_is(tmp_path: Path, finished: Finished) -> None:

@@ -250,7 +250,7 @@ def test_a_base_model_alone_stands_on_the_front_beside_fusions(tmp_path: Path) -
     ]
     plot = compromise_plot(RunView.of(write_run(tmp_path, *timed)))
     shown = traces(plot)
-    assert plot is not None and shown["front"]["x"] == [20.0, 5.0, 1.0] and "3 of 5," in plot.told
+    assert plot is not None and shown["front"]["x"] == [20.0, 5.0, 1.0] and "3 of 7," in plot.told
     assert [text.partition(":")[0] for text in shown["front"]["text"]] == ["meta-0003", "meta-0001", "base-0003"]
 
 
