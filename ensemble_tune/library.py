@@ -109,9 +109,10 @@ def choose_members(
     """The base trials to fuse. Raises ConfigError where they are not there, RunError where predicting failed.
 
     ranked: the base trials that have ended, best first. bases: "auto" (3 at most), a number, or names such as
-    "base-0003,base-0007". A number are those that weigh most in a greedy selection from the library on val, so that
-    models that err alike do not join together; where the library has fewer, the best by score join. "auto" leaves out
-    those beyond two that the selection gives next to no weight: each would cost its fold trainings for nothing.
+    "base-0003,base-0007". A number are the best one, which every fusion is measured against, and those that weigh most
+    in a greedy selection from the library on val, so that models that err alike do not join together; where the library
+    has fewer, the best by score join. "auto" leaves out those beyond two that the selection gives next to no weight:
+    each would cost its fold trainings for nothing.
     """
     count = count_members(bases, ranked)
     if bases != "auto" and not bases.isdecimal():
@@ -124,7 +125,7 @@ def choose_members(
     sample = _sample(settings, data, library)
     weights = dict(zip([r.trial for r in library], greedy_weights(sample, seed=settings.seed).tolist(), strict=True))
     by_weight = sorted(library, key=lambda record: -weights[record.trial])  # stable: among equals the better score
-    wanted = list({record.trial: record for record in [*by_weight, *ranked]}.values())[:count]
+    wanted = list({record.trial: record for record in [ranked[0], *by_weight, *ranked]}.values())[:count]
     if bases == "auto":
         idle = [record.trial for record in wanted[_FEWEST:] if weights.get(record.trial, 1.0) <= ONE_BAG]
         wanted = [record for record in wanted if record.trial not in idle]

@@ -19,8 +19,10 @@ _OF_EACH_CLASS, _OF_ALL = 10_000, 200_000
 """Pixels sampled of each class, and at most of all: of few classes, the IoU of the rarest is known to about 0.005."""
 _LARGEST_START = 5
 _ROUNDS = 20
-_BAGS, _SHARE = 16, 0.5
+_BAGS = 16
 """Each bag sees half of the library, as in Caruana 2004; the more models, the likelier is one that fits by luck."""
+_FEWEST_IN_A_BAG = 3
+"""The mean of two is seldom better than the better one: it takes three for a majority."""
 ONE_BAG = 1 / _BAGS
 """What a single bag can give to a model: no more than that is luck."""
 
@@ -92,20 +94,24 @@ def greedy_weights(sample: PixelSample, *, bagged: bool = True, seed: int = 0) -
 
     From the best few models on, the one joins that makes the mean best, as often as it does; the weights are how often
     each one is in. bagged: the mean of such selections, each from a random half of the models, so that of many models
-    none wins by one lucky sample; of a few, bags miss the best one too often. Source: Caruana et al. 2004, Ensemble
-    selection from libraries of models.
+    none wins by one lucky sample; of a few, bags miss the best one too often. Each model is in about as many bags as
+    any other, and weighs what it does in those. Source: Caruana et al. 2004, Ensemble selection from libraries of
+    models.
     """
     models = len(sample.predictions)
     alone = [sample.miou(own) for own in sample.predictions]
     ranked = sorted(range(models), key=lambda model: -alone[model])
-    if not bagged or models <= 2:
+    if not bagged or models <= _FEWEST_IN_A_BAG:
         return _selected(sample, ranked)
     chance = np.random.default_rng(seed)
+    half = max(_FEWEST_IN_A_BAG, (models + 1) // 2)
+    orders = [chance.permutation(models) for _ in range(_BAGS // 2)]
+    bags = [set(bag.tolist()) for order in orders for bag in (order[:half], order[-half:])]
     total = torch.zeros(models, dtype=torch.float64)
-    for _ in tracked(range(_BAGS), "choosing members", _BAGS):
-        bag = chance.permutation(models)[: max(2, round(_SHARE * models))].tolist()
+    for bag in tracked(bags, "choosing members", _BAGS):
         total += _selected(sample, [model for model in ranked if model in bag])
-    return total / total.sum()
+    mean = total / torch.tensor([sum(model in bag for bag in bags) for model in range(models)])
+    return mean / mean.sum()
 
 
 def _selected(sample: PixelSample, ranked: Sequence[int]) -> Tensor:

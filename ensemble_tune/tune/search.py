@@ -117,7 +117,7 @@ class Search:
 
     def check(self) -> None:
         """Raises ConfigError or RunError where `run` would before any trial: for whoever must train something first."""
-        replace(self, say=lambda line: None)._sampler()
+        replace(self, say=lambda line: None)._sampler(())
         self._scheduler()
         self.budget.check(self._goal().objectives)
         self._refuse_other_settings(Ledger(self.out / LEDGER).trials(self.stage))
@@ -133,7 +133,7 @@ class Search:
             self._refuse_other_settings(before)
             conductor = Conductor(
                 self._goal(),
-                sampler=self._sampler(),
+                sampler=self._sampler(before),
                 scheduler=self._scheduler(),
                 ledger=ledger,
                 checkpoints=checkpoints,
@@ -197,7 +197,8 @@ class Search:
             seed=self.seed,
         )
 
-    def _sampler(self) -> Sampler:
+    def _sampler(self, before: Sequence[TrialRecord]) -> Sampler:
+        """before: the stage's trials, those of other searches too."""
         if self.space is None:
             return NoSampler()
         if "seed" in self.space.names:
@@ -209,8 +210,9 @@ class Search:
             for record, curve in taught.trials:
                 sampler.observe(record, curve)
             self.say(f"{self.stage} search {taught.summary} of {self.warm_start}")
-        elif self.start:
-            return KnownFirst(nearest(self.start, self.space), sampler, number=len(self.points))
+        elif self.start and not any(record.sampler != GIVEN and self.belongs(record) for record in before):
+            first = max((record.number + 1 for record in before), default=0) + len(self._missing(before))
+            return KnownFirst(nearest(self.start, self.space), sampler, number=first)
         return sampler
 
     def _scheduler(self) -> Scheduler:

@@ -81,6 +81,15 @@ class TestOnLocalRay:
         result = replace(search(tmp_path / "given", 1, 1, 0.0), start=known, points=[{"rate": 0.5, "epochs": 1}]).run()
         assert [t.params["rate"] for t in result.records] == [0.5, 0.75]
 
+    def test_known_values_are_tried_first_by_each_search_of_a_folder_and_once(self, tmp_path: Path) -> None:
+        known = {"rate": 0.75, "epochs": 1}
+        one = replace(search(tmp_path, 2, 1, 0.0), start=known, belongs=lambda record: record.number < 2)
+        one.run()
+        other = replace(one, trials=1, belongs=lambda record: record.number >= 2)
+        other.run()
+        replace(other, trials=2).run()
+        assert [t.params["rate"] == 0.75 for t in checked(tmp_path)] == [True, False, True, False]
+
     def test_a_failure_is_one_row_and_a_killed_worker_none(self, tmp_path: Path) -> None:
         points: list[dict[str, Any]] = [{"rate": rate, "epochs": 4} for rate in (0.1, 0.2, 0.3)]
         points[1]["fails"] = 3
