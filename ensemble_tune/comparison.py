@@ -215,15 +215,21 @@ def compare(
 
 
 def current_comparison(out: Location, ranked: Sequence[TrialRecord]) -> Comparison | None:
-    """The comparison of the fusions of the best one's members; None where they were not compared, or fitted on since.
+    """A run's comparison; of several, for it has fused several sets of members, the one whose choice is best on val.
 
-    ranked: the meta trials that have ended, best first. Raises RunError where the file is damaged.
+    None where the set of the best trial was not compared, or fitted on since. ranked: the meta trials that have ended,
+    best first. Raises RunError where a file is damaged.
     """
-    comparison = Comparison.load(out, ranked[0].params) if ranked else None
     known = {record.trial: record.best_epoch for record in ranked}
-    if comparison is None or any(known.get(fusion.trial) != fusion.epochs for fusion in comparison.fusions):
+    sets = {_path(out, record.params): record.params for record in ranked}
+    found = [Comparison.load(out, params) for params in sets.values()]
+    current = [
+        None if each is None or any(known.get(own.trial) != own.epochs for own in each.fusions) else each
+        for each in found
+    ]
+    if not current or current[0] is None:
         return None
-    return comparison
+    return max(filter(None, current), key=lambda comparison: comparison.chosen.val.miou)
 
 
 def measured(evidence: Evidence) -> Measured:

@@ -128,7 +128,8 @@ def _manifest(
 
 def _scores(best: TrialRecord, ranked: list[TrialRecord]) -> dict[str, float]:
     """The figures that chose the ensemble, on val."""
-    compared = {"fusion": best, **simple_scores(ranked)}
+    of_its_members = [best, *ranked] if best in ranked else ranked
+    compared = {"fusion": best, **simple_scores(of_its_members)}
     return {
         f"{name}_{score}": float(record.scores[score])
         for name, record in compared.items()

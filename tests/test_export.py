@@ -326,6 +326,24 @@ def test_a_fusion_is_exported_by_its_name(tmp_path: Path) -> None:
         export_best(run, tmp_path / "best.toml", rule="meta-0099")
 
 
+def test_of_several_sets_of_members_that_were_compared_the_better_choice_counts(tmp_path: Path) -> None:
+    others = "base-0000,base-0001"
+    run = write_run(
+        usual_run(tmp_path / "run"),
+        meta(4, 0.59, "plain", members=others),
+        meta(5, 0.5, "mean", "1+2", members=others),
+    )
+    compared(run, ("mean", "meta-0000", 60), ("plain", "meta-0003", 50))
+    manifest = export_best(run, tmp_path / "best.toml")
+    assert manifest.origin["meta_trial"] == "meta-0000", "the other set was not compared, and has no better trial"
+    compared(run, ("mean", "meta-0005", 70), ("plain", "meta-0004", 60), of={"members": others, "folds": 5})
+    manifest = export_best(run, tmp_path / "best.toml")
+    assert manifest.origin["meta_trial"] == "meta-0005"
+    assert manifest.scores["mean_miou"] == 0.5, "of the same members"
+    compared(run, ("mean", "meta-0005", 40), ("plain", "meta-0004", 30), of={"members": others, "folds": 5})
+    assert export_best(run, tmp_path / "best.toml").origin["meta_trial"] == "meta-0000"
+
+
 def test_a_comparison_of_other_members_or_of_trials_that_are_gone_chooses_nothing(tmp_path: Path) -> None:
     run = usual_run(tmp_path / "run")
     compared(run, ("mean", "meta-0000", 60), ("plain", "meta-0077", 50))

@@ -71,8 +71,8 @@ def _title(view: RunView) -> str:
         name = fusion_name(best.params)
         return "the best single model" if len(members) == 1 else f"{name} of {len(members)} models"
     if view.final is not None:
-        members = len(view.final.manifest.bases)
-        return "a single model" if members == 1 else f"{view.final.manifest.fusion.kind} of {members} models"
+        count = len(view.final.manifest.bases)
+        return "a single model" if count == 1 else f"{view.final.manifest.fusion.kind} of {count} models"
     ranked = next((stage.ranked for stage in reversed(view.searches) if stage.ranked), [])
     return f"{ranked[0].trial}: {told(ranked[0])}" if ranked else "no trial has a score yet"
 
