@@ -34,6 +34,7 @@ from ensemble_tune.cli_options import (
     Stacking,
     StackingChoice,
     StrategyOptions,
+    TrainedFor,
     Trials,
     WhereOptions,
     WithVal,
@@ -221,7 +222,8 @@ def export(
 
     manifest = export_best(run_folder, to, rule=pick, objectives=[Objective.parse(text) for text in objective])
     out_console.print(manifest_lines(manifest.to_document()))
-    out_console.print(f"wrote {to}; next: ensemble-tune train {quoted(to)} --data DATA --out OUT", soft_wrap=True)
+    following = f"ensemble-tune train {quoted(to)} --data DATA --out OUT --run {quoted(run_folder)}"
+    out_console.print(f"wrote {to}; next: {following}", soft_wrap=True)
 
 
 @app.command()
@@ -231,6 +233,7 @@ def train(
     out: Out,
     where: WhereOptions,
     data: Annotated[str | None, typer.Option(help="The data set. (default: what the manifest says)")] = None,
+    run: TrainedFor = None,
     with_val: WithVal = False,
     epochs: Annotated[int | None, typer.Option(help="In place of the bases' own epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="In place of the bases' own.")] = None,
@@ -242,6 +245,7 @@ def train(
     with busy("loading"):
         from ensemble_tune.ensemble.manifest import EnsembleManifest
         from ensemble_tune.final_training import train as train_ensemble
+        from ensemble_tune.results import read_run
 
     read = EnsembleManifest.load(manifest).with_settings(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, size=size, seed=seed
@@ -249,8 +253,10 @@ def train(
     source = data or read.data
     if source is None:
         raise ConfigError(f"{manifest} does not say where the data is; add --data DATA")
+    if run is not None:
+        read_run(run)  # refuses what is none
     settings = where.settings(data=source, out=out, folds=read.folds, seed=seed or 0)
-    print_final(out, train_ensemble(read, settings, with_val=with_val))
+    print_final(out, train_ensemble(read, settings, with_val=with_val, run=run))
 
 
 @app.command()

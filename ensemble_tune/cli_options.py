@@ -57,6 +57,9 @@ Out = Annotated[
 RunFolder = Annotated[Any, typer.Argument(help="A run folder.", show_default=False, **_place)]
 ManifestOut = Annotated[Any, typer.Option(help="The manifest to write.", **_place)]
 Manifest = Annotated[Any, typer.Argument(help="A manifest, exported or written by hand.", show_default=False, **_place)]
+TrainedFor = Annotated[
+    Any, typer.Option("--run", help="The run it is from: what that trained and kept is not trained again.", **_place)
+]
 Ensemble = Annotated[Any, typer.Argument(help="A run, or what `train` wrote to.", show_default=False, **_place)]
 ConvertedTo = Annotated[Any, typer.Option("--to", help="The file to write; for smp a folder.", **_place)]
 ReportOut = Annotated[Any, typer.Option(help="The page to write. (default: report.html in the run folder)", **_place)]

@@ -196,6 +196,7 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         ("export RUN --to /proc/x/best.toml", "must be a folder that can be written to"),
         # train
         (f"{TRAIN} --data NOTHING", "no folder is at "),
+        (f"{TRAIN} --data DATA --run NOTHING", "no search is in "),
         ("train BEST --out OUT --cache CACHE", "does not say where the data is; add --data DATA"),
         ("train NOTHING --data DATA --out OUT", "no manifest is at "),
         ("train FILE --data DATA --out OUT", "a manifest is a readable TOML file, but "),
@@ -468,7 +469,8 @@ def test_export_prints_what_it_wrote_and_what_comes_next(command: Command, place
     to = Path(str(places_of["OUT"])) / "[deep]" / "best.toml"
     ended = command("export", places_of["RUN"], "--to", to)
     assert ended.status == 0 and to.exists()
-    assert f"wrote {to}; next: ensemble-tune train {quoted(to)} --data DATA --out OUT" in ended.out
+    run = quoted(str(places_of["RUN"]))
+    assert f"wrote {to}; next: ensemble-tune train {quoted(to)} --data DATA --out OUT --run {run}" in ended.out
 
 
 def test_segment_prints_how_many_masks_it_wrote(

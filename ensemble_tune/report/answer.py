@@ -204,7 +204,7 @@ def _commands(view: RunView) -> list[str]:
     if view.best is not None:
         return [
             f"ensemble-tune export {place} --to best.toml",
-            f"ensemble-tune train best.toml --data {data} --out {quoted(view.place / 'final')}",
+            f"ensemble-tune train best.toml --data {data} --out {quoted(view.place / 'final')} --run {place}",
         ]
     if "base" in stages:
         return [f"ensemble-tune search meta --data {data} --out {place}"]

@@ -102,7 +102,7 @@ def test_what_the_next_step_is(tmp_path: Path, finished: Finished) -> None:
     fused = usual_run(tmp_path / "fused")
     assert answer(RunView.of(fused)).commands == (
         f"ensemble-tune export {fused} --to best.toml",
-        f"ensemble-tune train best.toml --data DATA --out {fused / 'final'}",
+        f"ensemble-tune train best.toml --data DATA --out {fused / 'final'} --run {fused}",
     )
     assert answer(RunView.of(finished.out)).commands == (
         f"ensemble-tune segment {quoted(finished.out / 'final')} IMAGES --out MASKS",
