@@ -25,11 +25,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ensemble_tune.ensemble.ahead import ahead
 from ensemble_tune.ensemble.base_model import build_base_model
-from ensemble_tune.ensemble.base_trial import augmented_batches, logits_of
+from ensemble_tune.ensemble.base_trial import augmented_batches
 from ensemble_tune.ensemble.config import BaseConfig, format_size
 from ensemble_tune.ensemble.disk_cache import default_cache
 from ensemble_tune.ensemble.frames import Frames
@@ -38,7 +38,7 @@ from ensemble_tune.ensemble.labels import scaled_labels
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
 from ensemble_tune.ensemble.metrics import Confusion
 from ensemble_tune.ensemble.scoring import score_frames
-from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.ensemble.stage_data import StageData, as_images
 from ensemble_tune.ensemble.training import train_epochs
 from ensemble_tune.ensemble.training_state import load_weights
 from ensemble_tune.storage import write_text
@@ -174,7 +174,11 @@ def _training(folder: Path, name: str, seed: int) -> tuple[Recipe, BaseConfig, P
 
 
 def scored(model: nn.Module, frames: Frames, device: torch.device) -> Mapping[str, float]:
-    return score_frames(partial(logits_of, model, frames, device=device), frames, TOGETHER).scores
+    def logits_of(rows: Sequence[int]) -> Tensor:
+        logits: Tensor = model(as_images([frames.image(i) for i in rows]).to(device))
+        return logits
+
+    return score_frames(logits_of, frames, TOGETHER).scores
 
 
 class Clock:

@@ -73,7 +73,7 @@ class BaseTrial:
         def score(model: nn.Module) -> dict[str, float]:
             if scored is None:
                 return {}
-            timer = ForwardTimer(lambda rows: logits_of(model, scored, rows, device), device)
+            timer = ForwardTimer(model, lambda rows: [_images(scored, rows, device)], device)
             return {
                 **score_frames(timer, scored, _SCORED_TOGETHER).scores,
                 **costs(model, timer, _megabytes(model, config, frames, device)),
@@ -159,12 +159,6 @@ def augmented_batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterato
         pairs = [augment(frames.image(i), frames.label(i), seed) for i, seed in zip(rows, seeds, strict=True)]
         images, labels = zip(*pairs, strict=True)
         yield Batch((as_images(list(images)),), torch.from_numpy(np.stack(labels)))
-
-
-def logits_of(model: nn.Module, frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:
-    """Logits (B, C, h, w) of frames as they are."""
-    logits: Tensor = model(_images(frames, rows, device))
-    return logits
 
 
 def _images(frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:

@@ -114,7 +114,7 @@ class DiskCache:
         """Removes what was not used for longest until `name` fits. Raises ConfigError where it cannot."""
         self._clear_partial(name)
         entries = [path for path in self.root.iterdir() if path.is_dir()]
-        sizes = {path: sum(file.stat().st_size for file in path.rglob("*")) for path in entries}
+        sizes = {path: _size(path) for path in entries}
         self.check(need + sum(size for path, size in sizes.items() if path.name in kept))
         total = sum(sizes.values())
         removable = [path for path in entries if path.name not in kept and not is_partial(path)]
@@ -152,6 +152,16 @@ def _sums(folder: Path) -> dict[str, int]:
 def _sum(path: Path) -> int:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return zlib.crc32(mapped)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files; what others rename or remove meanwhile counts as nothing."""
+    size = 0
+    with suppress(OSError):
+        for file in folder.rglob("*"):
+            with suppress(OSError):
+                size += file.stat().st_size
+    return size
 
 
 def _is_intact(folder: Path) -> bool:

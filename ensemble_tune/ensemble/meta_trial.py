@@ -111,14 +111,13 @@ class MetaTrial:
             if scored is None or (block and not final):
                 return {}
 
-            def logits_of(rows: Sequence[int]) -> Tensor:
+            def inputs_of(rows: Sequence[int]) -> list[Tensor]:
                 inputs = [torch.from_numpy(np.stack([stack(sources, scored.names[i]) for i in rows]))]
                 if config.use_image:
                     inputs.append(as_images([scored.image(i) for i in rows]))
-                logits: Tensor = model(*(tensor.to(device) for tensor in inputs))
-                return logits
+                return [tensor.to(device) for tensor in inputs]
 
-            timer = ForwardTimer(logits_of, device)
+            timer = ForwardTimer(model, inputs_of, device)
             found = score_frames(timer, scored, _SCORED_TOGETHER)
             if final and self.evidence is not None:
                 identity = evidence_identity(params)

@@ -20,6 +20,7 @@ from ray._private.state import state
 
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.tune.resources import GIB, Machine
+from ensemble_tune.tune.usable_cores import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,9 @@ class Machines:
 
     def up(self, leaving: frozenset[str] = frozenset()) -> list[Machine]:
         """Every machine that is up and is not `leaving`."""
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]  # type: ignore[no-untyped-call]
+        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        self._lose({node["NodeID"] for node in alive})
+        nodes = [node for node in alive if node["NodeID"] not in leaving]
         self._meet([node for node in nodes if node["NodeID"] not in self._kills])
         self._forget_if_due()
         machines = [
@@ -106,6 +109,17 @@ class Machines:
             for machine in self._kills
             if machine != here
         }
+
+    def _lose(self, there: set[str]) -> None:
+        """Asks those that have gone nothing more: a question to one of them would wait for ever."""
+        for machine in self._kills.keys() - there:
+            del self._kills[machine]
+            del self._missed[machine]
+            self._lately.pop(machine, None)
+            asked = self._asked.pop(machine, None)
+            if asked is not None:
+                with suppress(ray.exceptions.RayError):
+                    ray.cancel(asked)
 
     def _meet(self, nodes: list[dict[str, Any]]) -> None:
         found: dict[str, list[int]] = {}
@@ -204,7 +218,7 @@ def cores(machines: Iterable[Machine]) -> float:
     for machine in machines:
         of_host[machine.host] += machine.resources.get("CPU", 0.0)
     here = socket.gethostname()
-    return sum(min(cpus, len(os.sched_getaffinity(0))) if host == here else cpus for host, cpus in of_host.items())
+    return sum(min(cpus, usable_cores()) if host == here else cpus for host, cpus in of_host.items())
 
 
 @cache

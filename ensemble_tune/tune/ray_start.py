@@ -16,6 +16,7 @@ from ensemble_tune.errors import ConfigError
 from ensemble_tune.tune.lean_ray import SETTINGS, without_unused_parts
 from ensemble_tune.tune.quiet import hush_ray
 from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.usable_cores import usable_cores
 
 _MOST_AT_ONCE = 16
 """Cores up to which a worker for each is started before any trial asks for one; few searches begin with more trials."""
@@ -34,7 +35,7 @@ def start_ray(address: str | None = None, share: Resources | None = None, import
     if ray.is_initialized():
         return False
     hush_ray()
-    local: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    local: dict[str, Any] = {"num_cpus": usable_cores(), "include_dashboard": False}
     joins = address or os.environ.get("RAY_ADDRESS")
     try:
         if joins:
@@ -68,7 +69,7 @@ def _at_once(share: Resources, imports: str | None) -> dict[str, str]:
     be for nothing.
     """
     on_gpu = share.gpus != 0 and any(Path("/dev").glob("nvidia[0-9]*"))
-    if share.cpus > 1 or on_gpu or len(os.sched_getaffinity(0)) > _MOST_AT_ONCE:
+    if share.cpus > 1 or on_gpu or usable_cores() > _MOST_AT_ONCE:
         return {"RAY_prestart_worker_first_driver": "0"}
     return {"RAY_preload_python_modules": imports} if imports else {}
 

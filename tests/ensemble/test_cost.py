@@ -8,10 +8,10 @@ from ensemble_tune.ensemble.cost import ForwardTimer, costs
 
 
 def timer() -> ForwardTimer:
-    def logits_of(rows: Sequence[int]) -> Tensor:
-        return torch.zeros(len(rows))
+    def inputs_of(rows: Sequence[int]) -> list[Tensor]:
+        return [torch.zeros(len(rows))]
 
-    return ForwardTimer(logits_of, torch.device("cpu"))
+    return ForwardTimer(lambda images: images, inputs_of, torch.device("cpu"))
 
 
 def test_an_image_takes_its_share_of_the_median_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +20,19 @@ def test_an_image_takes_its_share_of_the_median_pass(monkeypatch: pytest.MonkeyP
     timed = timer()
     assert all(len(timed(range(4))) == 4 for _ in range(3))
     assert timed.milliseconds == pytest.approx(3.0), "the first pass may have warmed up"
+
+
+def test_reading_what_a_model_takes_is_no_part_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 5.0, 5.004, 9.0])
+    monkeypatch.setattr("ensemble_tune.ensemble.cost.time.perf_counter", lambda: next(clock))
+
+    def inputs_of(rows: Sequence[int]) -> list[Tensor]:
+        next(clock)
+        return [torch.zeros(len(rows))]
+
+    timed = ForwardTimer(lambda images: images, inputs_of, torch.device("cpu"))
+    timed([0, 1])
+    assert timed.milliseconds == pytest.approx(2.0)
 
 
 def test_an_ensemble_costs_what_all_its_models_cost() -> None:

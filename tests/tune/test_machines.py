@@ -19,6 +19,7 @@ from ensemble_tune.tune.machines import Machines, _gib, _look, cores
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Machine, Resources
 from ensemble_tune.tune.search import Search
+from ensemble_tune.tune.usable_cores import usable_cores
 from ensemble_tune.tune.workers import Workers
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -113,8 +114,8 @@ def test_a_card_s_size_is_known_by_its_label_or_else_by_the_driver_where_it_tell
 
 
 def test_cores_are_those_that_are_there_whatever_test_nodes_are_told() -> None:
-    here, cpus = socket.gethostname(), {"CPU": 8.0 * len(os.sched_getaffinity(0))}
-    assert cores([Machine("a", cpus, host=here), Machine("b", cpus, host=here)]) == len(os.sched_getaffinity(0))
+    here, cpus = socket.gethostname(), {"CPU": 8.0 * usable_cores()}
+    assert cores([Machine("a", cpus, host=here), Machine("b", cpus, host=here)]) == usable_cores()
     assert cores([Machine("a", {"CPU": 3.0}, host="far"), Machine("b", {"CPU": 4.0}, host="farther")]) == 7
 
 
@@ -145,7 +146,7 @@ def given(out: Path, groups: Path, points: list[dict[str, Value]], **options: An
 class TestOnLocalRay:
     def test_machines_are_known_with_their_resources(self) -> None:
         (machine,) = Machines().up()
-        assert machine.resources["CPU"] == len(os.sched_getaffinity(0)) and machine.card is None
+        assert machine.resources["CPU"] == usable_cores() and machine.card is None
         assert Machines().up(leaving=frozenset({machine.id})) == []
 
     def test_a_death_is_blamed_on_each_kill_once_and_on_none_of_long_ago(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_a_trial_that_the_kernel_kills_for_its_memory_runs_once_more_beside_thre
         {"seed": 3, "meets": 4, "mib": 400, "killed": 1},
         {"seed": 4, "mib": 400, "killed": 9},
     ]
-    four = Workers(Resources(cpus=len(os.sched_getaffinity(0)) / 4, gpus=0))
+    four = Workers(Resources(cpus=usable_cores() / 4, gpus=0))
     *three, once, always = given(tmp_path, small_group, points, workers=four)
     assert [(t.status, t.epochs, t.attempt, t.gpu) for t in three] == [(Status.FINISHED, 3, 1, {})] * 3
     assert (once.status, once.epochs, once.attempt, once.gpu) == (Status.FINISHED, 3, 2, {"ran_out": 0.0})

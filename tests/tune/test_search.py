@@ -19,6 +19,7 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.search import Search, versions
+from ensemble_tune.tune.usable_cores import usable_cores
 from ensemble_tune.tune.workers import Workers
 
 DRIVER = Path(__file__).with_name("counting_search.py")
@@ -30,7 +31,7 @@ def log(out: Path) -> list[list[str]]:
     return [line.split()[:3] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 
 
 def checked(out: Path) -> list[TrialRecord]:

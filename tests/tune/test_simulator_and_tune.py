@@ -1,6 +1,5 @@
 """Two runners, one core: told the same, Tune and the simulator decide the same."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,11 @@ from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.sampler import make_sampler
 from ensemble_tune.tune.scheduler import make_scheduler
 from ensemble_tune.tune.simulator import simulate
+from ensemble_tune.tune.usable_cores import usable_cores
 from ensemble_tune.tune.workers import Workers
 
 EPOCHS, TRIALS = 9, 9
-ONE_AT_A_TIME = Resources(cpus=len(os.sched_getaffinity(0)), gpus=0)
+ONE_AT_A_TIME = Resources(cpus=usable_cores(), gpus=0)
 """So that the order of events is the same, however fast the machine is; the next trial is still proposed ahead."""
 
 

@@ -1,4 +1,3 @@
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from counting_search import search
 from counting_trial import CountingTrial
 
 from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.usable_cores import usable_cores
 from ensemble_tune.tune.workers import Workers
 
 
@@ -28,7 +28,7 @@ def arrive(seconds: float, log: Path) -> CountingTrial:
 
 
 def test_a_worker_that_starts_slowly_is_not_given_up_while_short_trials_end(local_ray: str, tmp_path: Path) -> None:
-    two = Workers(Resources(cpus=len(os.sched_getaffinity(0)) / 2, gpus=0), address=local_ray)
+    two = Workers(Resources(cpus=usable_cores() / 2, gpus=0), address=local_ray)
     made = search(tmp_path, 80, 1, 0.1, local_ray)
     replace(made, trial=LateTrial(seconds=0.1, log=tmp_path / "log"), workers=two).run()
     by_worker = Counter(line.split()[2] for line in (tmp_path / "log").read_text().splitlines())
