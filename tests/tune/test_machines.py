@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -117,6 +118,34 @@ def test_cores_are_those_that_are_there_whatever_test_nodes_are_told() -> None:
     here, cpus = socket.gethostname(), {"CPU": 8.0 * usable_cores()}
     assert cores([Machine("a", cpus, host=here), Machine("b", cpus, host=here)]) == usable_cores()
     assert cores([Machine("a", {"CPU": 3.0}, host="far"), Machine("b", {"CPU": 4.0}, host="farther")]) == 7
+
+
+def test_a_machine_that_has_gone_is_asked_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, asked_of, cancelled = ["here", "one", "other"], list[str](), list[object]()
+
+    class Asks:
+        def options(self, label_selector: dict[str, str]) -> "Asks":
+            asked_of.extend(label_selector.values())
+            return self
+
+        def remote(self) -> object:
+            return asked_of[-1]
+
+    monkeypatch.setattr(ray, "nodes", lambda: [node(name) for name in there])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr(ray, "wait", lambda *_, **__: ([], []))
+    monkeypatch.setattr(ray, "cancel", cancelled.append)
+    monkeypatch.setattr(machines, "_probe", lambda ids: {each: ([], 0) for each in ids})
+    monkeypatch.setattr(machines, "_kills_there", Asks())
+    asked = Machines()
+    asked.up()
+    asked.forget()
+    assert asked_of == ["one", "other"]
+    there.remove("other")
+    assert [machine.id for machine in asked.up(leaving=frozenset({"one"}))] == ["here"]
+    asked.forget()
+    assert asked_of[2:] == ["one"], "one that is leaving is still there"
+    assert cancelled == ["other"] and not asked.killed_for_memory("one")
 
 
 def test_more_trials_than_cores_are_warned_of_once(
