@@ -115,7 +115,12 @@ class BaseTrial:
         spec = self.data.dataset().spec
         return gpu_bytes(
             base_training_bytes(
-                _config(params), len(spec.classes), scored=_SCORED_TOGETHER, on_gpu=True, images=spec.images
+                _config(params),
+                len(spec.classes),
+                scored=_SCORED_TOGETHER,
+                on_gpu=True,
+                images=spec.images,
+                full_size=self.data.full_size,
             )
         )
 

@@ -166,6 +166,7 @@ class MetaTrial:
                 scored=_SCORED_TOGETHER,
                 on_gpu=True,
                 images=spec.images,
+                full_size=self.data.full_size,
             )
         )
 

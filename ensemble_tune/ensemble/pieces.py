@@ -35,6 +35,11 @@ def pieces_of(dataset: Dataset, split: str) -> tuple[Piece, ...]:
     return tuple(piece for frame in dataset.splits[split] for piece in _pieces(dataset.spec, frame))
 
 
+def first_shape(dataset: Dataset) -> tuple[int, int]:
+    """Height and width in pixels of the first training frame, or of its largest tile."""
+    return max(piece.shape for piece in _pieces(dataset.spec, dataset.splits["train"][0]))
+
+
 def piece_counts(dataset: Dataset, frames: Sequence[Frame]) -> list[int]:
     """How many pieces each frame has."""
     if dataset.spec.tiles is None:

@@ -19,7 +19,7 @@ from ensemble_tune.ensemble.frame_cache import cached_bytes
 from ensemble_tune.ensemble.frames import Frames, load_frames
 from ensemble_tune.ensemble.gpu_share import keep_to_share
 from ensemble_tune.ensemble.image_file import Deep
-from ensemble_tune.ensemble.pieces import piece_counts
+from ensemble_tune.ensemble.pieces import first_shape, piece_counts
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.object_path import ObjectPath
@@ -66,6 +66,11 @@ class StageData:
     def frames(self, name: str, size: tuple[int, int]) -> Frames:
         """The frames of train, val or test at a working size."""
         return _frames(self.data, self.cache, self.cache_limit, self.split, name, size)
+
+    @property
+    def full_size(self) -> tuple[int, int]:
+        """Height and width in pixels at which frames are scored, as if all had the first one's."""
+        return _first_shape(self.data, self.cache, self.cache_limit)
 
     def fold_of(self, frames: Frames) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """(N,) fold of each training frame, in 1..folds; of the tiles of an image, one."""
@@ -115,6 +120,11 @@ def _dataset(data: str | ObjectPath, cache: Path, limit: int, split: Split) -> D
     if split == "official":
         return open_dataset(data, cache, limit)
     return _dataset(data, cache, limit, "official").in_blocks()
+
+
+@lru_cache(maxsize=4)
+def _first_shape(data: str | ObjectPath, cache: Path, limit: int) -> tuple[int, int]:
+    return first_shape(_dataset(data, cache, limit, "official"))
 
 
 @lru_cache(maxsize=8)

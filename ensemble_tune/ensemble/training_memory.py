@@ -23,6 +23,7 @@ from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.layers import undo_speed_up
 from ensemble_tune.ensemble.losses import SegmentationLoss
 from ensemble_tune.ensemble.memory import Held
+from ensemble_tune.ensemble.scoring import labels_at
 from ensemble_tune.ensemble.training import Batch, train_step
 from ensemble_tune.ensemble.training_state import TrainingState
 
@@ -33,24 +34,45 @@ Config = TypeVar("Config", BaseConfig, MetaConfig)
 Shape = Sequence[int]
 
 
-def base_training_bytes(config: BaseConfig, classes: int, *, scored: int, on_gpu: bool, images: ImageSpec = RGB) -> int:
+def base_training_bytes(
+    config: BaseConfig,
+    classes: int,
+    *,
+    scored: int,
+    on_gpu: bool,
+    images: ImageSpec = RGB,
+    full_size: Shape | None = None,
+) -> int:
     """The most bytes that the tensors of a base model's training hold at once; takes a second or two, then is known.
 
     scored: frames a forward pass between epochs. on_gpu: counts what a GPU would hold, else this processor. images:
-    what the model sees.
+    what the model sees. full_size: height and width at which frames are scored, one by one; None is the config's.
     """
-    return _base_training_bytes(_sized(config, on_gpu), classes, scored, on_gpu, images)
+    return _base_training_bytes(_sized(config, on_gpu), classes, scored, on_gpu, images, _plain(full_size))
 
 
 def fusion_training_bytes(
-    config: MetaConfig, members: int, classes: int, *, scored: int, on_gpu: bool, images: ImageSpec = RGB
+    config: MetaConfig,
+    members: int,
+    classes: int,
+    *,
+    scored: int,
+    on_gpu: bool,
+    images: ImageSpec = RGB,
+    full_size: Shape | None = None,
 ) -> int:
     """The same of a fusion of so many members."""
-    return _fusion_training_bytes(_sized(config, on_gpu), members, classes, scored, on_gpu, images)
+    return _fusion_training_bytes(_sized(config, on_gpu), members, classes, scored, on_gpu, images, _plain(full_size))
+
+
+def _plain(size: Shape | None) -> tuple[int, ...] | None:
+    return None if size is None else tuple(size)
 
 
 @lru_cache(maxsize=1024)
-def _base_training_bytes(config: BaseConfig, classes: int, scored: int, on_gpu: bool, images: ImageSpec) -> int:
+def _base_training_bytes(
+    config: BaseConfig, classes: int, scored: int, on_gpu: bool, images: ImageSpec, full_size: Shape | None
+) -> int:
     def build() -> nn.Module:
         model = build_base_model(config, classes, images=images, pretrained=False)
         if on_gpu:
@@ -58,12 +80,18 @@ def _base_training_bytes(config: BaseConfig, classes: int, scored: int, on_gpu: 
         return model
 
     inputs = [(images.channels, *config.size)]
-    return _most_held(build, config, inputs, classes, scored, trained=True)
+    return _most_held(build, config, inputs, classes, scored, full_size, trained=True)
 
 
 @lru_cache(maxsize=1024)
 def _fusion_training_bytes(
-    config: MetaConfig, members: int, classes: int, scored: int, on_gpu: bool, images: ImageSpec
+    config: MetaConfig,
+    members: int,
+    classes: int,
+    scored: int,
+    on_gpu: bool,
+    images: ImageSpec,
+    full_size: Shape | None,
 ) -> int:
     inputs = [(members, classes, *config.size), *([(images.channels, *config.size)] if config.use_image else [])]
     trained = config.kind not in ("mean", "greedy")
@@ -71,7 +99,7 @@ def _fusion_training_bytes(
     def build() -> nn.Module:
         return build_fusion(config, members, classes, images)
 
-    return _most_held(build, config, inputs, classes, scored, trained)
+    return _most_held(build, config, inputs, classes, scored, full_size, trained=trained)
 
 
 def _sized(config: Config, on_gpu: bool) -> Config:
@@ -108,6 +136,8 @@ def _most_held(
     inputs: Sequence[Shape],
     classes: int,
     scored: int,
+    full_size: Shape | None,
+    *,
     trained: bool,
 ) -> int:
     """inputs: the shape of each of the model's arguments without the batch; all count as uint8."""
@@ -131,6 +161,9 @@ def _most_held(
         with torch.inference_mode():
             logits = model(*_frames(inputs, scored))
             F.log_softmax(logits.float(), dim=1)
+            # A frame's logits at its own size, and what counting its pixels takes.
+            labels = labels_at(logits[0].float(), full_size or config.size)
+            torch.empty_like(labels).mul_(classes).add_(labels)
     return held.most
 
 

@@ -118,6 +118,16 @@ def test_what_changes_no_size_is_counted_once(monkeypatch: pytest.MonkeyPatch) -
     assert len(counted) == len(built) == 1
 
 
+def test_scoring_at_the_frames_own_size_counts() -> None:
+    """A mean of three members at 64x96 takes next to nothing, until it is grown to 3000x4000."""
+    config = MetaConfig(kind="mean", size=(64, 96))
+    small, large = (
+        fusion_training_bytes(config, MEMBERS, 19, scored=SCORED, on_gpu=True, full_size=size)
+        for size in (None, (3000, 4000))
+    )
+    assert small < 200 * 2**20 and large > 3000 * 4000 * (4 * 19 + 8)
+
+
 def test_counting_needs_no_memory() -> None:
     """A training that no machine could hold is counted all the same."""
     config = BaseConfig(encoder="resnet18", size=(4096, 4096), batch_size=64, precision="float32")
