@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, product
@@ -19,6 +22,7 @@ from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.cost import ForwardTimer, costs
 from ensemble_tune.ensemble.frames import Frames
 from ensemble_tune.ensemble.gpu_share import gpu_bytes
+from ensemble_tune.ensemble.image_file import Deep, Pixels
 from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
 from ensemble_tune.ensemble.memory import inference_bytes
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
@@ -96,7 +100,7 @@ class BaseTrial:
             model=model,
             config=config,
             loss=SegmentationLoss(weights, config.jaccard_weight),
-            batches=lambda epoch: ahead(augmented_batches(config, training, epoch)),
+            batches=lambda epoch: ahead(augmented_batches(config, training, epoch, self.data.threads)),
             steps=len(training) // config.batch_size,
             score=lambda model: score(model) if next(epochs) == last or not fold else {},
             device=device,
@@ -157,13 +161,21 @@ def _config(params: Params) -> BaseConfig:
     return BaseConfig.from_params({n: v for n, v in params.items() if n not in (FOLD, FOLDS, MEMBER, WITH_VAL)})
 
 
-def augmented_batches(config: BaseConfig, frames: Frames, epoch: int) -> Iterator[Batch]:
-    """An epoch's augmented batches."""
-    augment = Augment(config.augmentation)
-    for rows, seeds in shuffled_rows(config, epoch, len(frames)):
-        pairs = [augment(frames.image(i), frames.label(i), seed) for i, seed in zip(rows, seeds, strict=True)]
-        images, labels = zip(*pairs, strict=True)
-        yield Batch((as_images(list(images)),), torch.from_numpy(np.stack(labels)))
+def augmented_batches(config: BaseConfig, frames: Frames, epoch: int, threads: int = 1) -> Iterator[Batch]:
+    """An epoch's augmented batches, whose frames so many threads vary at once: one alone would keep a GPU waiting."""
+    own = threading.local()  # an `Augment` holds a seed while it works
+
+    def varied(i: int, seed: int) -> tuple[Deep, Pixels]:
+        if not hasattr(own, "augment"):
+            own.augment = Augment(config.augmentation)
+        image, label = own.augment(frames.image(i), frames.label(i), seed)
+        return image, label
+
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        each = map if pool is None else pool.map
+        for rows, seeds in shuffled_rows(config, epoch, len(frames)):
+            images, labels = zip(*each(varied, rows, seeds), strict=True)
+            yield Batch((as_images(list(images)),), torch.from_numpy(np.stack(labels)))
 
 
 def _images(frames: Frames, rows: Sequence[int], device: torch.device) -> Tensor:

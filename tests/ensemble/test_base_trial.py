@@ -1,14 +1,16 @@
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tiles import LENGTHS, SIZE, write_tile_frame, write_tiles
 from trial_contract import TrialContract, content, live, told
 
-from ensemble_tune.ensemble.base_trial import BaseTrial
+from ensemble_tune.ensemble.base_trial import BaseTrial, augmented_batches
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.gpu_share import CONTEXT_BYTES
 from ensemble_tune.ensemble.prediction_store import PredictionStore
@@ -206,6 +208,18 @@ def test_with_val_trains_on_val_and_scores_nothing(tiles: Path, cache: Path, tmp
     assert len(data.training((32, 32))) == sum(LENGTHS["train"].values()) + sum(LENGTHS["val"].values())
     (result,) = live(BaseTrial(data=data), {**PARAMS, "stop_epoch": 1}, tmp_path / "saved")
     assert set(result.scores) == {"train_loss"}
+
+
+def test_batches_are_the_same_however_many_threads_make_them(tiles: Path, cache: Path) -> None:
+    frames = StageData(data=str(tiles), cache=cache).training((32, 32))
+    config = BaseConfig(size=(32, 32), batch_size=4, augmentation=0.5, seed=3)
+    before = threading.active_count()
+    one, four = (list(augmented_batches(config, frames, 2, threads)) for threads in (1, 4))
+    assert threading.active_count() == before
+    assert len(one) == len(four) > 1
+    for own, other in zip(one, four, strict=True):
+        assert torch.equal(own.inputs[0], other.inputs[0]) and torch.equal(own.labels, other.labels)
+    assert not torch.equal(one[0].inputs[0], next(augmented_batches(config, frames, 3, 4)).inputs[0])
 
 
 def test_a_misspelt_parameter_is_refused_with_the_nearest_name(tiles: Path, cache: Path) -> None:
