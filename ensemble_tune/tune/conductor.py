@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from ensemble_tune.errors import StorageError
-from ensemble_tune.storage import Location, remove_partial
+from ensemble_tune.storage import Location, names_in, remove_partial
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.aim import join_objectives
 from ensemble_tune.tune.budget import Budget, Meter
@@ -211,9 +211,14 @@ class Conductor:
         for name in sorted(unfinished):
             records[name], own = self._recovered(records[name])
             rows += own
-        ended = [record for record in records.values() if record.status.is_end]
         self._decisions.take_up(list(records.values()), rows)
-        self._ended += ended
+        there = set(names_in(self.checkpoints))
+        for record in [record for record in records.values() if record.status.is_end]:
+            if record.trial in there:
+                self._ended.append(record)
+            else:  # what it had was removed; in a store it takes long to look for it
+                self._rank(record)
+        del self._kept[self.goal.keep :]
         self._flush()
 
     def _recovered(self, record: TrialRecord) -> tuple[TrialRecord, list[EpochRecord]]:
@@ -270,14 +275,18 @@ class Conductor:
                 log.warning("%s; it is tried again", error)
                 return
             self._ended.pop()
-            if record.score is not None and not record.status.went_wrong and self._belongs(record):
-                loss = -record.score if self.goal.mode == "max" else record.score
-                insort(self._kept, (loss, record.number, record.trial))
+            self._rank(record)
         while len(self._kept) > self.goal.keep and time.monotonic() <= until:
             _, _, name = self._kept.pop()
             if name not in self._protected:
                 with suppress(StorageError):  # it is worth no more than its space
                     self.folder(name).remove()
+
+    def _rank(self, record: TrialRecord) -> None:
+        """Gives a trial that ended its place among those of this search."""
+        if record.score is not None and not record.status.went_wrong and self._belongs(record):
+            loss = -record.score if self.goal.mode == "max" else record.score
+            insort(self._kept, (loss, record.number, record.trial))
 
     def _limits(self, to_come: int, max_epochs: int | None, budget: Budget | None) -> dict[str, float]:
         """What there is of trials, epochs, time and money; to_come: trials that the sampler proposes, in all, and given

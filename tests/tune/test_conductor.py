@@ -164,6 +164,23 @@ def test_checkpoints_that_there_was_no_time_to_remove_go_at_the_end(
     assert run.kept() == best_epochs(run.trials, 2)
 
 
+def test_what_has_no_folder_any_more_is_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a store each look takes long, and a search may have thousands of trials."""
+    before = Run(tmp_path, wanted=9).to_the_end().kept()
+    looked_at: list[str] = []
+    for name in ("keep", "remove", "clear_partial", "forget"):
+        own = getattr(TrialFolder, name)
+
+        def watched(self: TrialFolder, *args: Any, own: Any = own) -> None:
+            looked_at.append(self.path.name)
+            own(self, *args)
+
+        monkeypatch.setattr(TrialFolder, name, watched)
+    again = Run(tmp_path, wanted=11)
+    assert set(before) <= set(looked_at) and len(set(looked_at)) <= 2 * len(before) == 4, "as many as are kept, at most"
+    assert again.to_the_end().kept() == best_epochs(again.trials, 2)
+
+
 def test_a_protected_trial_keeps_its_checkpoint(tmp_path: Path) -> None:
     run = Run(tmp_path, replace(GOAL, keep=1), options={"protected": frozenset({f"base-000{i}" for i in range(4)})})
     assert set(run.to_the_end().kept()) == {"base-0000", "base-0001", "base-0002", "base-0003"}
