@@ -27,7 +27,7 @@ from ensemble_tune.ensemble.losses import SegmentationLoss, class_weights
 from ensemble_tune.ensemble.memory import inference_bytes
 from ensemble_tune.ensemble.prediction_store import Part, PredictionStore
 from ensemble_tune.ensemble.predictions import write_predictions
-from ensemble_tune.ensemble.scoring import score_frames
+from ensemble_tune.ensemble.scoring import scores_of
 from ensemble_tune.ensemble.stage_data import StageData, as_images, shuffled_rows
 from ensemble_tune.ensemble.training import Batch, train_epochs
 from ensemble_tune.ensemble.training_memory import base_training_bytes
@@ -79,7 +79,7 @@ class BaseTrial:
                 return {}
             timer = ForwardTimer(model, lambda rows: [_images(scored, rows, device)], device)
             return {
-                **score_frames(timer, scored, _SCORED_TOGETHER).scores,
+                **scores_of(timer, scored, _SCORED_TOGETHER),
                 **costs(model, timer, _megabytes(model, config, frames, device)),
             }
 

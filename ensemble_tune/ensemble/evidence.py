@@ -72,12 +72,8 @@ class Evidence:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error in [0, 1]: how far confidence and accuracy are apart, on average over pixels.
-
-        Source: Guo et al. 2017, On calibration of modern neural networks.
-        """
-        pixels, right, confidence = self.calibration.T
-        return float(np.abs(right - confidence).sum() / max(1.0, pixels.sum()))
+        """Expected calibration error, in [0, 1]."""
+        return calibration_error(self.calibration)
 
     def save(self, folder: Location) -> None:
         """Writes it whole or not at all, replacing what is there."""
@@ -118,6 +114,15 @@ class Evidence:
         except RunError:
             return False
         return True
+
+
+def calibration_error(calibration: Floats) -> float:
+    """Expected calibration error in [0, 1]: how far confidence and accuracy are apart, on average over pixels.
+
+    calibration: (bins, 3), as in `Evidence`. Source: Guo et al. 2017, On calibration of modern neural networks.
+    """
+    pixels, right, confidence = calibration.T
+    return float(np.abs(right - confidence).sum() / max(1.0, pixels.sum()))
 
 
 def evidence_name(of: str, block: int) -> str:

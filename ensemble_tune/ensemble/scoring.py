@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ensemble_tune.ensemble.evidence import Evidence
+from ensemble_tune.ensemble.evidence import Evidence, calibration_error
 from ensemble_tune.ensemble.frames import IGNORED, Frames
 from ensemble_tune.ensemble.metrics import Confusion
 
@@ -44,41 +43,76 @@ def score_variants(
     logits_of: Callable[[Sequence[int]], Mapping[str, Tensor]], frames: Frames, batch: int
 ) -> dict[str, FrameScores]:
     """`score_frames` for several models that share their work: logits_of gives each one's logits by name."""
-    confusions: dict[str, list[Confusion]] = defaultdict(list)
-    calibrations: dict[str, Tensor] = defaultdict(lambda: torch.zeros(_BINS, 3, dtype=torch.float64))
-    losses: dict[str, float] = defaultdict(float)
-    labelled = 0
-    with torch.inference_mode():
-        for start in range(0, len(frames), batch):
-            rows = range(start, min(start + batch, len(frames)))
-            labels = torch.from_numpy(np.stack([frames.label(i) for i in rows])).long()
-            truths = [torch.from_numpy(np.array(frames.truth(i))) for i in rows]
-            labelled += int((labels != IGNORED).sum())
-            for name, logits in logits_of(rows).items():
-                there = labels.to(logits.device)
-                logarithms = F.log_softmax(logits.float(), dim=1)
-                losses[name] += F.nll_loss(logarithms, there, ignore_index=IGNORED, reduction="sum").item()
-                calibrations[name] += _calibration(logarithms, there)
-                for truth, own in zip(truths, logits, strict=True):
-                    counted = Confusion(len(frames.classes))
-                    counted.add(labels_at(own.float(), truth.shape), truth.to(logits.device))
-                    confusions[name].append(counted)
-    scored = {}
-    for name, each in confusions.items():
-        evidence = Evidence(
+    tallies = _tallied(logits_of, frames, batch, by_frame=True)
+    return {name: FrameScores(tally.scores(frames), tally.evidence(name, frames)) for name, tally in tallies.items()}
+
+
+def scores_of(logits_of: Callable[[Sequence[int]], Tensor], frames: Frames, batch: int) -> dict[str, float]:
+    """The scores of `score_frames` without its evidence, which takes memory where classes and frames are many."""
+    return _tallied(lambda rows: {"": logits_of(rows)}, frames, batch, by_frame=False)[""].scores(frames)
+
+
+class _Tally:
+    """What is counted of one model."""
+
+    def __init__(self, classes: int, *, by_frame: bool) -> None:
+        self._whole = Confusion(classes)
+        self._frames: list[Tensor] | None = [] if by_frame else None
+        self._calibration = torch.zeros(_BINS, 3, dtype=torch.float64)
+        self._loss, self._labelled = 0.0, 0
+
+    def add(self, logits: Tensor, labels: Tensor, truths: Sequence[Tensor]) -> None:
+        """labels: (B, h, w), int64, at the working size. truths: each frame's labels at its own."""
+        there = labels.to(logits.device)
+        logarithms = F.log_softmax(logits.float(), dim=1)
+        self._labelled += int((labels != IGNORED).sum())
+        self._loss += F.nll_loss(logarithms, there, ignore_index=IGNORED, reduction="sum").item()
+        self._calibration += _calibration(logarithms, there)
+        for truth, own in zip(truths, logits, strict=True):
+            counted = Confusion(len(self._whole.matrix))
+            counted.add(labels_at(own.float(), truth.shape), truth.to(logits.device))
+            self._whole += counted
+            if self._frames is not None:
+                self._frames.append(counted.matrix)
+
+    def scores(self, frames: Frames) -> dict[str, float]:
+        """Those of `FrameScores`."""
+        known = self._labelled > 0
+        return {
+            **self._whole.scores(frames.classes, frames.small),
+            "loss": self._loss / self._labelled if known else math.nan,
+            "ece": calibration_error(self._calibration.numpy()) if known else math.nan,
+        }
+
+    def evidence(self, name: str, frames: Frames) -> Evidence:
+        """Of all frames, in their order; only where they were counted one by one."""
+        assert self._frames is not None
+        return Evidence(
             of=name,
             classes=frames.classes,
             small=frames.small,
             names=frames.names,
             sequences=frames.sequences,
-            confusions=torch.stack([counted.matrix for counted in each]).numpy(),
-            calibration=calibrations[name].numpy(),
+            confusions=torch.stack(self._frames).numpy(),
+            calibration=self._calibration.numpy(),
         )
-        scores = sum(each[1:], start=each[0]).scores(frames.classes, frames.small)
-        scores["loss"] = losses[name] / labelled if labelled else math.nan
-        scores["ece"] = evidence.calibration_error if labelled else math.nan
-        scored[name] = FrameScores(scores, evidence)
-    return scored
+
+
+def _tallied(
+    logits_of: Callable[[Sequence[int]], Mapping[str, Tensor]], frames: Frames, batch: int, *, by_frame: bool
+) -> dict[str, _Tally]:
+    """by_frame: whether each frame's counts are kept."""
+    tallies: dict[str, _Tally] = {}
+    with torch.inference_mode():
+        for start in range(0, len(frames), batch):
+            rows = range(start, min(start + batch, len(frames)))
+            labels = torch.from_numpy(np.stack([frames.label(i) for i in rows])).long()
+            truths = [torch.from_numpy(np.array(frames.truth(i))) for i in rows]
+            for name, logits in logits_of(rows).items():
+                if name not in tallies:
+                    tallies[name] = _Tally(len(frames.classes), by_frame=by_frame)
+                tallies[name].add(logits, labels, truths)
+    return tallies
 
 
 def _calibration(logarithms: Tensor, labels: Tensor) -> Tensor:

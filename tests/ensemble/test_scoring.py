@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ensemble_tune.ensemble.frames import IGNORED, Frames
-from ensemble_tune.ensemble.scoring import labels_at, score_frames
+from ensemble_tune.ensemble.scoring import labels_at, score_frames, scores_of
 
 Labels = npt.NDArray[np.uint8]
 
@@ -73,6 +73,7 @@ def test_the_size_of_a_batch_does_not_change_the_scores() -> None:
     one, all_of_them = (score_frames(lambda rows: _oracle(frames, rows), frames, batch=batch) for batch in (1, 3))
     assert one.scores == pytest.approx(all_of_them.scores)
     assert np.array_equal(one.evidence.confusions, all_of_them.evidence.confusions)
+    assert scores_of(lambda rows: _oracle(frames, rows), frames, batch=2) == pytest.approx(one.scores)
 
 
 def test_unlabelled_pixels_count_neither_as_loss_nor_as_pixels() -> None:
