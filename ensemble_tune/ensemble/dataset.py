@@ -136,7 +136,8 @@ def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence
     Raises DataError where one does not fit.
     """
     paths = [path for frames in splits.values() for frame in frames for path in (frame.image, frame.mask)]
-    stats = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    states = [path.stat() for path in paths]  # once each: on a network file system every look takes long
+    stats = [(str(path.relative_to(root)), s.st_size, s.st_mtime_ns) for path, s in zip(paths, states, strict=True)]
     # Splits of one folder are told apart by where the next one starts, those of several by their paths.
     starts = [] if spec.pool is None else [[len(frames) for frames in splits.values()]]
     fingerprint = _digest([str(root.resolve()), stats, spec.to_json(), *starts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -87,9 +88,7 @@ def _paired(
     if missing:
         return (), [Fault(f"{what} needs the folder {folder}, which is not there; {LAYOUT}") for folder in missing]
     suffix = spec.mask_suffix
-    image_paths, mask_paths = (
-        sorted(path for path in folder.iterdir() if path.is_file()) for folder in (images, masks)
-    )
+    image_paths, mask_paths = (_files(folder) for folder in (images, masks))
     if suffix and images == masks:
         image_paths = [path for path in image_paths if not path.stem.endswith(suffix)]
     image_files, doubled_images = _by_name(images, usable(image_paths))
@@ -122,6 +121,12 @@ def _paired(
     )
     paired = sorted(set(image_files) & set(mask_files), key=natural_order)
     return tuple(Frame(name, sequences[name] or name, image_files[name], mask_files[name]) for name in paired), faults
+
+
+def _files(folder: Path) -> list[Path]:
+    """In order; a folder's own list says what is a file, so that none is looked at."""
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if entry.is_file())
 
 
 def _is_there(folder: Path) -> bool:
