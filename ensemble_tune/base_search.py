@@ -128,7 +128,14 @@ def _checked_space(
     fixed: dict[str, Value] = {"size": format_size(parse_size(size)) if size else own_size(data), "epochs": epochs}
     if encoder_weights is not None:
         fixed["encoder_weights"] = encoder_weights
-    space = SearchSpace.load(source).fixed(**fixed)
+    space = SearchSpace.load(source)
+    for name in ("size", "epochs"):
+        if name in space.names:
+            raise ConfigError(
+                f"{name} is one for all trials of a search, but {source} has a parameter of that name; leave it out, "
+                f"and give --{name}"
+            )
+    space = space.fixed(**fixed)
     _check(space, data)
     return space
 

@@ -18,7 +18,7 @@ from ensemble_tune.fused import simple_scores
 from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.pareto import front
-from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord, rank
+from ensemble_tune.tune.record import EpochRecord, Mode, Objective, Status, TrialRecord, rank
 
 _BARS = " ▏▎▍▌▋▊▉█"
 TITLES = {
@@ -58,8 +58,13 @@ def leaderboard(out: Location, *, stage: str | None = None, top: int = 10) -> Re
     if comparison is not None:
         present.pop("compare", None)  # the table of the comparison says it all
     stages = [*(stage for stage in TITLES if stage in present), *(stage for stage in present if stage not in TITLES)]
-    tables = {stage: _stage_table(stage, [r for r in records if r.stage == stage], top) for stage in stages}
-    for session in Ledger(out / LEDGER).sessions():
+    sessions = Ledger(out / LEDGER).sessions()
+    lowest = {session.stage for session in sessions if session.goal.get("mode") == "min"}
+    tables = {
+        stage: _stage_table(stage, [r for r in records if r.stage == stage], top, "min" if stage in lowest else "max")
+        for stage in stages
+    }
+    for session in sessions:
         if session.stage in tables:  # the last one stays
             tables[session.stage].caption = f"ended: {session.reason}" if session.reason else None
             tables[session.stage].caption_justify = "left"
@@ -161,8 +166,8 @@ def trial_page(out: Location, name: str) -> RenderableType:
     return Group(*parts)
 
 
-def _stage_table(stage: str, records: Sequence[TrialRecord], top: int) -> Table:
-    ranked = rank(records, "max")
+def _stage_table(stage: str, records: Sequence[TrialRecord], top: int, mode: Mode) -> Table:
+    ranked = rank(records, mode)
     counts = {status: sum(record.status is status for record in records) for status in Status}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     # Narrow enough for a terminal of 80 columns; what is left out is on each trial's own page.

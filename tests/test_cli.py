@@ -63,7 +63,9 @@ def places_of(tmp_path: Path, tiles: Path, cache: Path) -> dict[str, object]:
     file.write_text("not a folder, not TOML either: [")
     (tmp_path / "best.toml").write_text(f"folds = {FOLDS}\nsize = '32x32'\nbatch_size = 4\n{BASES}")
     base_space, meta_space = write_spaces(tmp_path / "spaces")
+    (tmp_path / "sized.toml").write_text('[parameters]\nsize = { choices = ["32x32", "64x64"] }\n')
     return {
+        "SIZED": tmp_path / "sized.toml",
         "DATA": tiles,
         "CACHE": cache,
         "OUT": tmp_path / "out",
@@ -164,6 +166,7 @@ SEGMENT = "segment NOTHING FOLDER --out OUT"
         ("run --data NOTHING --out OUT --cache CACHE", "no folder is at "),
         (f"{RUN} --base-trials 0", "--trials and --epochs must be at least 1, but got 0"),
         (f"{RUN} --folds 0", "--folds must be at least 2"),
+        (f"{RUN} --base-space SIZED", "size is one for all trials of a search, but "),
         (f"{RUN} --base-space bas", "no search space is called 'bas'; did you mean 'base'?"),
         (f"{RUN} --meta-space mete", "no search space is called 'mete'; did you mean 'meta'?"),
         (f"{RUN} --meta-space BASE_SPACE", "no parameter is called 'architecture'"),

@@ -124,6 +124,19 @@ def test_why_the_last_call_ended_is_told(tmp_path: Path) -> None:
     assert "ended: 2 hours used" in text and "interrupted" not in text
 
 
+def test_a_search_for_the_lowest_score_lists_the_lowest_first(tmp_path: Path) -> None:
+    records = [replace(base(number, 0.1 * number), stage="mine", trial=f"mine-{number:04d}") for number in range(1, 5)]
+    ledger = Ledger(write_run(tmp_path, *records) / LEDGER)
+    ledger.open()
+    now, goal = datetime.now(UTC), {"metric": "loss", "mode": "min"}
+    ledger.put_session(
+        SessionRecord(stage="mine", session=1, started=now, updated=now, slots=2, host="h", pid=1, goal=goal)
+    )
+    ledger.close()
+    text = shown(leaderboard(tmp_path, top=2))
+    assert [line.split()[0] for line in text.splitlines() if "mine-" in line] == ["mine-0001", "mine-0002"]
+
+
 def test_compromises_are_the_finished_trials_that_none_beats(tmp_path: Path) -> None:
     records = [base(0, 0.4), base(1, 0.5), base(2, 0.45), base(3, 0.9, status=Status.STOPPED)]
     costs = (5.0, 20.0, 25.0, 1.0)

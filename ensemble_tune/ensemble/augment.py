@@ -41,11 +41,16 @@ class Augment:
             ],
             additional_targets={"maps": "image"},
         )
-        light = A.RandomBrightnessContrast(brightness_limit=0.4 * strength, contrast_limit=0.4 * strength, p=0.8)
+
+        def light(by_max: bool) -> A.BasicTransform:
+            limit = 0.4 * strength
+            # Numbers of 16 bits may be a small part of their range: what is added goes by their own mean.
+            return A.RandomBrightnessContrast(limit, limit, brightness_by_max=by_max, p=0.8)
+
         hue = A.HueSaturationValue(
             hue_shift_limit=10 * strength, sat_shift_limit=40 * strength, val_shift_limit=0, p=0.5
         )
-        self._light = {True: A.Compose([light, hue]), False: A.Compose([light])}
+        self._light = {True: A.Compose([light(by_max=True), hue]), False: A.Compose([light(by_max=False)])}
         """Of pictures, and of images that have no hue."""
 
     @overload

@@ -92,7 +92,7 @@ def check_data(root: Path) -> DataCheck:
     checks = iter(list(tracked(check_frames(spec, everyone), "checking the data set", len(everyone))))
     splits = {split: SplitCheck(frames, tuple(next(checks) for _ in frames)) for split, frames in found.items()}
     faults += unmeasured(spec, _figures(splits))
-    faults += faults_in([check for split in splits.values() for check in split.checks])
+    faults += faults_in({split: own.checks for split, own in splits.items()})
     return DataCheck(spec, splits, tuple(faults), (*notes, *_notes(spec, splits)))
 
 
@@ -126,7 +126,7 @@ def _notes(spec: DatasetSpec, splits: Mapping[str, SplitCheck]) -> Iterator[str]
             why = "nothing can be learned of it" if split == "train" else "its IoU there will be unknown"
             yield f"no frame of {split} holds {', '.join(absent)}: {why}"
         pairs = zip(found.frames, found.checks, strict=True)
-        blank = [f.name for f, check in pairs if not check.broken and check.counts.sum() == check.counts[IGNORED]]
+        blank = [f.name for f, check in pairs if not check.broken and check.blank]
         if blank:
             yield f"not a pixel of {_some(blank)} in {split} is labelled"
 

@@ -148,7 +148,7 @@ def _checked_digest(root: Path, spec: DatasetSpec, splits: Mapping[str, Sequence
             split: list(tracked(check_frames(spec, frames), "checking the data set", len(frames)))
             for split, frames in splits.items()
         }
-        refuse(faults_in([check for own in checks.values() for check in own]))
+        refuse(faults_in(checks))
         hashes = {s: [(each.name, each.image_hash, each.mask_hash) for each in own] for s, own in checks.items()}
         digest = _digest([spec.to_json(), hashes])
         write_text(memo, json.dumps({"digest": digest}))

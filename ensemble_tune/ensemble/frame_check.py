@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -43,6 +43,11 @@ class FrameCheck:
     moments: npt.NDArray[np.float64] | None
     """(2, C) mean of the image's pixels and of their squares; None where these are known, or it cannot be read."""
 
+    @property
+    def blank(self) -> bool:
+        """Whether not a pixel is labelled."""
+        return bool(self.counts.sum() == self.counts[IGNORED])
+
 
 def check_frames(spec: DatasetSpec, frames: Sequence[Frame]) -> Iterator[FrameCheck]:
     """Decodes every file of the frames, in their order; one frame at a time where they may be large."""
@@ -56,13 +61,22 @@ def image_rule(images: ImageSpec) -> str:
     return rule if images.plain else f"{rule} of {images.channels} channels of {images.bits} bits"
 
 
-def faults_in(checks: Sequence[FrameCheck]) -> list[Fault]:
-    """The rules that are broken, in the order in which they are met first."""
+def faults_in(checks: Mapping[str, Sequence[FrameCheck]]) -> list[Fault]:
+    """The rules that are broken, in the order in which they are met first.
+
+    checks: of each split. Without a labelled pixel nothing can be learned of train, and no trial of val has a score.
+    """
     broken: dict[str, list[str]] = defaultdict(list)
-    for check in checks:
+    for check in (check for own in checks.values() for check in own):
         for rule, how in check.broken:
             broken[rule].append(how)
-    return [fault for rule, offenders in broken.items() for fault in faults_of(rule, offenders)]
+    faults = [fault for rule, offenders in broken.items() for fault in faults_of(rule, offenders)]
+    for split in ("train", "val"):
+        own = checks.get(split, ())
+        if own and all(not check.broken and check.blank for check in own):
+            rule = f"{split} must have labelled pixels, but not a pixel of it is labelled; check its masks"
+            faults.append(Fault(rule))
+    return faults
 
 
 def _check(spec: DatasetSpec, frame: Frame) -> FrameCheck:

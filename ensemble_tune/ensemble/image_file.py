@@ -97,6 +97,11 @@ def decode_colours(path: Path, data: bytes) -> Pixels:
     return cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 
+def png_bits(data: bytes) -> int:
+    """Bits a channel of a PNG file; 0 where it is none."""
+    return data[24] if data.startswith(_PNG) and len(data) > 24 else 0
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's content. Raises DataError."""
     try:
@@ -108,6 +113,8 @@ def read_bytes(path: Path) -> bytes:
 def decode(path: Path, data: bytes, flags: int) -> Deep:
     """What OpenCV makes of a whole PNG or JPEG file's bytes: (H, W) or (H, W, C), blue first. Raises DataError."""
     _refuse_truncated(path, data)
+    if data.startswith(_PNG):  # masks have no orientation, so pictures that masks lie on must not be turned either
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     # Decoding bytes rather than naming the file: OpenCV cannot open every path that Python can.
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, Deep, decode, decode_image, read_bytes
+from ensemble_tune.ensemble.image_file import IMAGE_SUFFIXES, Deep, decode, decode_image, png_bits, read_bytes
 from ensemble_tune.ensemble.image_spec import ImageSpec
 from ensemble_tune.errors import DataError
 
@@ -30,13 +30,19 @@ def read_pixels(spec: ImageSpec, path: Path) -> Deep:
 def decode_pixels(spec: ImageSpec, path: Path, data: bytes) -> Deep:
     """`read_pixels` for a file's bytes; `path` is for the error.
 
-    Where pictures are meant, any PNG or JPEG is turned into one; else channels and bits must be those of the spec.
+    Where pictures are meant, any PNG or JPEG of 8 bits is turned into one; else channels and bits must be those of the
+    spec.
     """
     if data.startswith(_TIFF):
         pixels = _decode_tiff(path, data)
         if spec.plain and pixels.dtype == np.uint8 and pixels.shape[2] == 1:
             pixels = cast(Deep, np.repeat(pixels, 3, axis=2))
     elif spec.plain:
+        if png_bits(data) > 8:
+            raise DataError(
+                f"{path} holds {png_bits(data)} bits a channel, of which a picture has 8; say channels and bits under "
+                "[images] in dataset.toml, or write 8 bits"
+            )
         return decode_image(path, data)
     else:
         pixels = _decode_any(path, data)

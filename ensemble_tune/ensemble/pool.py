@@ -100,7 +100,8 @@ def draw(groups: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[
                 taken.append(group)
                 size += len(rows[group])
         taken = taken or [min(left, key=lambda group: len(rows[group]))]
-        left = [group for group in left if group not in taken]
+        gone = set(taken)
+        left = [group for group in left if group not in gone]
         drawn[split] = sorted(row for group in taken for row in rows[group])
     drawn["train"] = sorted(row for group in left for row in rows[group])
     return {split: drawn[split] for split in SPLITS if split in drawn}

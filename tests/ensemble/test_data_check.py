@@ -112,6 +112,17 @@ def test_what_may_flatter_is_noted(root: Path) -> None:
     assert len(notes) == 4
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_labelled_pixel_is_a_fault(root: Path, tmp_path: Path, split: str) -> None:
+    """Else a whole search would end with no score, and say that a limit was to blame."""
+    for path in (root / f"{split}annot").iterdir():
+        write_frame(root, split, path.stem, label=11)
+    (rule,) = rules(check_data(root))
+    assert rule == f"{split} must have labelled pixels, but not a pixel of it is labelled; check its masks"
+    with pytest.raises(DataError, match=f"{split} must have labelled pixels"):
+        open_dataset(root, tmp_path / "cache")
+
+
 def test_without_val_it_is_said_what_is_held_out(tmp_path: Path) -> None:
     found = check_data(write_sequences(tmp_path / "data", "train", {"a": 10}))
     assert {split: len(own.frames) for split, own in found.splits.items()} == {"train": 8, "val": 2}

@@ -45,7 +45,7 @@ def test_a_processor_is_no_card() -> None:
 def card(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """A stand-in for a card of 16 GiB: what it is told."""
     told: list[tuple[str, float]] = []
-    for name in ("empty_cache", "reset_peak_memory_stats"):
+    for name in ("init", "empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: told.append((name, len(left_over))))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * GIB))
@@ -89,4 +89,4 @@ def test_what_an_ended_trial_left_in_cycles_is_freed_before_the_peak_is_counted(
         keep_to_share(torch.device("cuda:0"))
     finally:
         gc.enable()
-    assert card == [("empty_cache", 0), ("reset_peak_memory_stats", 0), ("cuda:0", 1.0)]
+    assert card == [("init", 1), ("empty_cache", 0), ("reset_peak_memory_stats", 0), ("cuda:0", 1.0)]

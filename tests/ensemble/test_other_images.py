@@ -150,6 +150,14 @@ def test_augmentation_moves_and_lights_them(channels: int, dtype: type) -> None:
     assert np.array_equal(varied[3][0], Augment(1.0)(image, label, 3)[0])
 
 
+def test_numbers_that_fill_a_small_part_of_their_range_are_lit_by_their_own_scale() -> None:
+    image = np.random.default_rng(0).normal(412, 120, (24, 32, 2)).clip(1).astype(np.uint16)
+    label = np.zeros((24, 32), np.uint8)
+    for seed in range(20):
+        moved, labels = Augment(0.5)(image, label, seed)
+        assert 200 < moved[labels == 0].mean() < 700
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_they_are_trained_on_fused_deployed_and_segmented(root: Path, tmp_path: Path) -> None:
     data = StageData(data=str(root), cache=tmp_path / "cache", folds=2)

@@ -1,3 +1,4 @@
+import zlib
 from pathlib import Path
 
 import cv2
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from ensemble_tune.ensemble.image_file import decode_image, resized
+from ensemble_tune.ensemble.image_file import decode_colours, decode_image, resized
 from ensemble_tune.ensemble.image_spec import RGB, ImageSpec
 from ensemble_tune.ensemble.pixels import read_pixels, usable
 from ensemble_tune.errors import DataError
@@ -76,7 +77,7 @@ def test_a_picture_may_be_a_tiff_and_grey_becomes_one(tmp_path: Path) -> None:
 
 
 def test_a_picture_is_read_as_it_always_was(tmp_path: Path) -> None:
-    for name, image in (("a.png", pixels(3)), ("b.jpg", pixels(3)), ("c.png", pixels(4)), ("d.png", pixels(1, 16))):
+    for name, image in (("a.png", pixels(3)), ("b.jpg", pixels(3)), ("c.png", pixels(4)), ("d.png", pixels(1))):
         cv2.imwrite(str(tmp_path / name), image)
         read = read_pixels(RGB, tmp_path / name)
         assert np.array_equal(read, decode_image(tmp_path / name, (tmp_path / name).read_bytes()))
@@ -92,6 +93,23 @@ def test_a_jpeg_is_turned_as_its_camera_says_whatever_its_channels(tmp_path: Pat
     grey, picture = read_pixels(kind(1), tmp_path / "a.jpg"), read_pixels(RGB, tmp_path / "a.jpg")
     assert grey.shape == (16, 8, 1) and picture.shape == (16, 8, 3)
     assert (np.diff(grey[..., 0].mean(1)) > 0).all()
+
+
+def test_a_png_is_never_turned_since_its_mask_could_not_be(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(0, 240, 15, dtype=np.uint8), (8, 1))
+    data = cv2.imencode(".png", ramp)[1].tobytes()
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    chunk = len(exif).to_bytes(4, "big") + b"eXIf" + exif + zlib.crc32(b"eXIf" + exif).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
+    for spec in (RGB, kind(1)):
+        assert (read_pixels(spec, tmp_path / "a.png")[..., 0] == ramp).all()
+    assert decode_colours(tmp_path / "a.png", (tmp_path / "a.png").read_bytes()).shape == (8, 16, 3)
+
+
+def test_a_picture_of_16_bits_is_refused_since_half_of_them_would_be_lost(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), pixels(1, 16))
+    with pytest.raises(DataError, match=r"holds 16 bits a channel, of which a picture has 8; say channels and bits"):
+        read_pixels(RGB, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
