@@ -127,7 +127,8 @@ def _checked_space(
     """A space of base models, all of which could be trained. Raises ConfigError."""
     fixed: dict[str, Value] = {"size": format_size(parse_size(size)) if size else own_size(data), "epochs": epochs}
     if encoder_weights is not None:
-        fixed["encoder_weights"] = encoder_weights
+        file = Path(encoder_weights)  # or a name; workers on a cluster stand in another folder
+        fixed["encoder_weights"] = str(file.absolute()) if file.is_file() else encoder_weights
     space = SearchSpace.load(source)
     for name in ("size", "epochs"):
         if name in space.names:

@@ -28,7 +28,7 @@ def keep_to_share(device: torch.device) -> None:
     """
     if device.type != "cuda":
         return
-    torch.cuda.init()  # before its first use torch knows no card whose peak it could reset
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # before its first use torch knows no card whose peak it could reset
     gc.collect()  # what the trial before holds in cycles would be counted as this one's
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -23,6 +24,7 @@ from ensemble_tune.ensemble.pieces import first_shape, piece_counts
 from ensemble_tune.ensemble.split import Split
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.object_path import ObjectPath
+from ensemble_tune.trial import given_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +99,21 @@ class StageData:
     def prepare(self) -> torch.device:
         """Gives this process its threads, chooses its device, and keeps it to its share of that.
 
-        Raises nothing: without a GPU it is the CPU.
+        Without a share of a GPU it is the processor, whatever cards there are: others may have them. Raises ConfigError
+        where a trial was given a GPU that torch cannot use.
         """
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
+        share = given_share()
+        wanted = self.device == "auto" and (share is None or share.gpus > 0)
+        usable = wanted and torch.cuda.is_available()
+        if wanted and share is not None and not usable:
+            raise ConfigError(
+                f"a trial was given a GPU on {socket.gethostname()}, but torch {torch.__version__} finds none that it "
+                "can use; install a newer driver or the build of torch for yours, or search with --gpus-per-trial 0"
+            )
         # The first that it sees: Ray shows a worker its own one. A limit of memory wants its number, too.
-        device = torch.device("cuda:0" if self.device == "auto" and torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda:0" if usable else "cpu")
         keep_to_share(device)
         return device
 

@@ -12,8 +12,17 @@ Memory = Literal["gpu", "machine"]
 
 _TORCH = "OutOfMemoryError"
 """Torch's own error of a GPU, by its name: this wing does not know torch."""
-_OF_A_GPU = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""In what CUDA and its libraries say, which take memory beside torch's allocator."""
+_OF_A_GPU = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
+"""In what CUDA and its libraries say, which take memory beside torch's allocator. cuDNN tries one way after another,
+passes over those that have no room, and at last says that it found none."""
+_BROKEN = "CUDA error"
+"""In what torch says of a card after which its process can use it no more."""
 _OF_THE_MACHINE = ("can't allocate memory", "Insufficient memory")
 """In what torch's allocator of the processor says, and OpenCV."""
 OF_RAY_S_MONITOR = "running low on memory"
@@ -30,6 +39,11 @@ def ran_out(error: BaseException) -> Memory | None:
     if isinstance(error, MemoryError) or any(words in told for words in _OF_THE_MACHINE):
         return "machine"
     return None
+
+
+def broke_its_card(error: BaseException) -> bool:
+    """Whether the process that met the error can use its GPU no more: an illegal access, a card that fell out."""
+    return _BROKEN in str(error) and ran_out(error) is None
 
 
 def cause(why: str) -> str:

@@ -21,7 +21,7 @@ from ensemble_tune.storage import Location
 from ensemble_tune.trial import EpochResult, Share, Trial, give_share
 from ensemble_tune.tune.conductor import Assignment
 from ensemble_tune.tune.decisions import Goal
-from ensemble_tune.tune.out_of_memory import Memory, keep_to_memory, ran_out
+from ensemble_tune.tune.out_of_memory import Memory, broke_its_card, keep_to_memory, ran_out
 from ensemble_tune.tune.record import EpochRecord, best_epoch
 from ensemble_tune.tune.resources import GIB
 from ensemble_tune.tune.room import Placement
@@ -92,6 +92,8 @@ class RayTrial(Trainable):
                 self._save(result)
                 report = Report(rows=self._unreported())
         except Exception as error:
+            if broke_its_card(error):
+                raise  # so that this process ends: it would fail one trial after another
             kind = "" if isinstance(error, EnsembleTuneError) else f"{type(error).__name__}: "
             reason = (str(error).strip().splitlines() or ["no message"])[0]
             report = Report(

@@ -10,6 +10,7 @@ from torch.cuda._utils import _get_device_index
 
 from ensemble_tune.ensemble.gpu_share import CONTEXT_BYTES, allocated_fraction, gpu_bytes, keep_to_share, most_taken
 from ensemble_tune.ensemble.stage_data import StageData
+from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Share, give_share
 
 GIB = 2**30
@@ -80,6 +81,23 @@ def test_before_a_trial_allocates_its_process_is_kept_to_its_share(
 ) -> None:
     assert StageData(data="synthetic", cache=tmp_path).prepare() == torch.device("cuda:0")
     assert card[-1] == ("cuda:0", quarter)
+
+
+def test_a_trial_without_a_share_of_a_card_leaves_all_of_them_alone(tmp_path: Path, card: list[object]) -> None:
+    give_share(Share(cpus=1, gpus=0.0))
+    try:
+        assert StageData(data="synthetic", cache=tmp_path).prepare() == torch.device("cpu") and not card
+    finally:
+        give_share(None)
+
+
+def test_a_share_of_a_card_that_torch_cannot_use_is_an_error_not_a_slow_training(
+    tmp_path: Path, card: list[object], quarter: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"was given a GPU on .*, but torch .* finds none that it can use; inst"):
+        StageData(data="synthetic", cache=tmp_path).prepare()
+    assert StageData(data="synthetic", cache=tmp_path, device="cpu").prepare() == torch.device("cpu")
 
 
 def test_what_an_ended_trial_left_in_cycles_is_freed_before_the_peak_is_counted(card: list[tuple[str, float]]) -> None:

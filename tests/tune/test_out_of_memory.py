@@ -36,6 +36,8 @@ def _opencv_s() -> Exception:
         (RuntimeError("CUDA error: out of memory"), "gpu"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "gpu"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "gpu"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), "gpu"),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "gpu"),
         (_opencv_s(), "machine"),
         (TrainingError("the loss is nan"), None),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), None),

@@ -105,6 +105,22 @@ def test_a_failure_is_one_line_and_its_traceback_goes_to_the_log(tmp_path: Path,
     assert "Traceback" in report.details and "counting_trial.py" in report.details
 
 
+def test_a_process_whose_card_broke_ends_with_its_trial(tmp_path: Path) -> None:
+    """It would fail one trial after another: to Tune its worker has died, and the trial goes to another one."""
+
+    def trial(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
+        yield EpochResult(epoch=1, scores={"score": 0.5}, save=lambda folder: None)
+        raise RuntimeError(str(params["says"]))
+
+    made = worker(tmp_path, trial, {**PARAMS, "says": "CUDA error: an illegal memory access was encountered"})
+    assert not step(made).ended
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        made.step()
+    full = worker(tmp_path / "full", trial, {**PARAMS, "says": "CUDA error: out of memory"})
+    step(full)
+    assert step(full).ran_out == "gpu"
+
+
 def test_a_trial_that_fails_before_its_first_epoch_says_why(tmp_path: Path) -> None:
     def refuses(params: Params, resume: Checkpoint | None) -> Iterator[EpochResult]:
         raise ValueError()
