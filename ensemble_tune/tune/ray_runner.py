@@ -84,6 +84,10 @@ class RayRunner:
         Raises Interrupted on Ctrl-C and SIGTERM.
         """
         machines = self._proposals.count()  # a cluster may have grown since the last stage
+        if not self._resources.gpus:  # and its first GPUs have come
+            self._resources = self._asked.on([machine.resources for machine in machines])
+            self._proposals.share = self._resources
+            self._proposals.count()
         conductor.start(places=self._proposals.places, nodes=len(machines), gpus=self._resources.gpus or 0.0)
         conductor.meter.devices = devices(machines)
         requirements, known = requirements or self._of(trial), conductor.records()

@@ -45,13 +45,13 @@ class Proposals(SearchAlgorithm):
     """Turns a stage's assignments into Tune trials, and waits for the next stage when they have all ended."""
 
     def __init__(self, share: Resources, end: End, machines: Machines | None = None, grown: int | None = None) -> None:
-        """share: what each trial asks for, where its stage says nothing else. grown: how many trials run side by side
-        once the cluster has grown; None where it does not grow."""
+        """grown: how many trials run side by side once the cluster has grown; None where it does not grow."""
         self.places = grown or 0
         """How many such trials run side by side."""
         self.leaving = Leaving()
         self._machines = machines or Machines()
-        self._share = share
+        self.share = share
+        """What each trial asks for, where its stage says nothing else."""
         self._grown = grown
         self._end = end
         self._spec: dict[str, Any] = {}
@@ -71,7 +71,7 @@ class Proposals(SearchAlgorithm):
         """The machines that stay; what fits on them is counted anew. Raises ConfigError."""
         machines = self._machines.up(self.leaving.ids)
         nodes = [machine.resources for machine in machines]
-        self.places = max(self._grown or 0, self._share.slots(nodes, at_least=0 if self._grown else 1))
+        self.places = max(self._grown or 0, self.share.slots(nodes, at_least=0 if self._grown else 1))
         return machines
 
     def begin(self, stage: Stage) -> None:
@@ -98,7 +98,7 @@ class Proposals(SearchAlgorithm):
             return None
         if not self._ready:
             with self._end.on_error():
-                self._make_ready(self.stage.next(Placement(share=self._share)))
+                self._make_ready(self.stage.next(Placement(share=self.share)))
         if not self._ready:
             self.stage.settle()
             return None

@@ -2,11 +2,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
+from counting_trial import CountingTrial
 
+from ensemble_tune.tune import ray_runner
+from ensemble_tune.tune.machines import Machines
+from ensemble_tune.tune.ray_runner import RayRunner
 from ensemble_tune.tune.ray_start import _at_once
-from ensemble_tune.tune.resources import Resources
+from ensemble_tune.tune.resources import Machine, Resources
 
 PROGRAM = """
 import sys, time
@@ -106,3 +113,27 @@ def test_what_nobody_looks_at_is_not_started_with_ray() -> None:
     assert done.returncode == 0, done.stderr
     assert "raylet/raylet" in done.stdout and "gcs_server" in done.stdout
     assert "monitor.py" not in done.stdout, "of the autoscaler and of logs"
+
+
+def test_gpus_that_have_joined_are_asked_for_by_the_next_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [Machine("head", {"CPU": 4.0})]
+    monkeypatch.setattr(ray_runner, "start_ray", lambda *_: False)
+    monkeypatch.setattr(Machines, "up", lambda self, leaving=frozenset(): list(there))
+    monkeypatch.setattr(RayRunner, "_tune", lambda self: self._stage.done.set())
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    started: list[float] = []
+    conductor: Any = SimpleNamespace(
+        start=lambda *, places, nodes, gpus: started.append(gpus),
+        meter=SimpleNamespace(),
+        records=list,
+        goal=None,
+        checkpoints=None,
+    )
+    runners = [RayRunner(Resources(gpus=gpus)) for gpus in (None, 0.0)]
+    for runner in runners:
+        runner.run(conductor, CountingTrial())
+        runner._thread = None
+    there.append(Machine("late", {"CPU": 8.0, "GPU": 2.0}))
+    for runner in runners:
+        runner.run(conductor, CountingTrial())
+    assert started == [0.0, 0.0, 1.0, 0.0], "unless none is wanted"
