@@ -111,9 +111,10 @@ def test_only_five_files_know_tune_s_interfaces() -> None:
 
     hooks = ("ray_runner", "trainable", "tune_events", "tune_hooks", "tune_workers")
     assert knowing("ray.tune") == {f"ensemble_tune.tune.{name}" for name in hooks}
-    # Joining a cluster and its machines, what Ray starts and prints, `ray up`'s schema, draining a machine: Ray itself,
-    # not Tune.
-    others = ("tune.ray_start", "tune.lean_ray", "tune.machines", "tune.quiet", "cluster.launcher", "cluster.drain")
+    # Joining a cluster, its machines and their folder, what Ray starts and prints, `ray up`'s schema, draining: Ray
+    # itself, not Tune.
+    others = ("tune.ray_start", "tune.lean_ray", "tune.machines", "tune.shared_folder", "tune.quiet")
+    others += ("cluster.launcher", "cluster.drain")
     assert knowing("ray") == knowing("ray.tune") | {f"ensemble_tune.{name}" for name in others}
 
 

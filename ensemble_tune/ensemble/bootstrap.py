@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble_tune.ensemble.evidence import Counts, Evidence, Floats
 from ensemble_tune.ensemble.tile_name import image_of
+
+Weights = npt.NDArray[np.float32]
 
 BLOCK = 10
 """Frames that are drawn together: neighbours in a video err alike, and are no independent evidence."""
@@ -19,6 +22,8 @@ RESAMPLES = 2000
 _LEVEL = 95.0
 _FEW = 10
 """Degrees of freedom below which percentiles of a bootstrap are too narrow, and Student's t takes their place."""
+_AT_ONCE = 50
+"""Resamples that are drawn together: what is made meanwhile takes several times the memory of what is kept."""
 _MANY = 10
 """Sequences from which whole ones are drawn: frames of one err alike however far apart they are."""
 _SEEDS = 1
@@ -49,13 +54,15 @@ class Interval:
         return self.low <= 0 <= self.high
 
 
-def resamples_of(evidence: Evidence, *, seed: int = 0) -> Floats:
+def resamples_of(evidence: Evidence, *, seed: int = 0) -> Weights:
     """(1 + R, N) what each of N frames or tiles weighs: first each once, which gives the figure itself, then in each
     resample. The tiles of an image are drawn together."""
     images = {image_of(name): sequence for name, sequence in zip(evidence.names, evidence.sequences, strict=True)}
     places = {name: place for place, name in enumerate(images)}
     drawn = draw_frames(list(images.values()), seed=seed)
-    return np.concatenate([np.ones((1, len(images))), drawn])[:, [places[image_of(name)] for name in evidence.names]]
+    return np.concatenate([np.ones((1, len(images)), np.float32), drawn])[
+        :, [places[image_of(name)] for name in evidence.names]
+    ]
 
 
 def freedom_of(evidence: Evidence) -> int:
@@ -65,7 +72,7 @@ def freedom_of(evidence: Evidence) -> int:
     return sum(_blocks(rows, BLOCK) - 1 for rows in long) + max(0, len(units) - 1)
 
 
-def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES, block: int = BLOCK) -> Floats:
+def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RESAMPLES, block: int = BLOCK) -> Weights:
     """(R, N) what each of N frames weighs in each of R resamples.
 
     sequences: each frame's, the frames of one in the order of time. Where there are ten sequences or more, whole ones
@@ -76,17 +83,21 @@ def draw_frames(sequences: Sequence[str], *, seed: int = 0, resamples: int = RES
     """
     chance = np.random.default_rng(seed)
     long, units = _units(sequences, block)
-    weights = np.ones((resamples, len(sequences)))
+    weights = np.ones((resamples, len(sequences)), np.float32)
+    parts = [weights[start : start + _AT_ONCE] for start in range(0, resamples, _AT_ONCE)]
     for rows in long:
         blocks = _blocks(rows, block)
-        starts = chance.integers(0, len(rows), (resamples, blocks - 1))
-        drawn = (starts[:, :, None] + np.arange(-(-len(rows) // blocks))).reshape(resamples, -1) % len(rows)
-        weights[:, rows] = _counts(drawn, len(rows)) * len(rows) / drawn.shape[1]
+        for part in parts:
+            starts = chance.integers(0, len(rows), (len(part), blocks - 1))
+            drawn = (starts[:, :, None] + np.arange(-(-len(rows) // blocks))).reshape(len(part), -1) % len(rows)
+            part[:, rows] = _counts(drawn, len(rows)) * len(rows) / drawn.shape[1]
     if len(units) > 1:
-        drawn = chance.integers(0, len(units), (resamples, len(units) - 1))
-        of_unit = _counts(drawn, len(units)) * len(units) / (len(units) - 1)
-        for place, rows in enumerate(units):
-            weights[:, rows] = of_unit[:, [place]]
+        unit_of = np.repeat(np.arange(len(units)), [len(rows) for rows in units])
+        columns = [row for rows in units for row in rows]
+        for part in parts:
+            drawn = chance.integers(0, len(units), (len(part), len(units) - 1))
+            of_unit = _counts(drawn, len(units)) * len(units) / (len(units) - 1)
+            part[:, columns] = of_unit[:, unit_of]
     return weights
 
 
@@ -121,11 +132,12 @@ def ious(confusions: Counts | Floats) -> Floats:
         return cast(Floats, np.where(truth > 0, hits / (truth + predicted - hits), np.nan))
 
 
-def resampled_ious(evidence: Evidence, weights: Floats) -> Floats:
+def resampled_ious(evidence: Evidence, weights: Floats | Weights) -> Floats:
     """(R, C) IoU of each class, where the evidence's frames weigh (R, N)."""
     classes = len(evidence.classes)
-    pooled = weights @ evidence.confusions.reshape(len(evidence.names), -1).astype(np.float64)
-    return ious(pooled.reshape(-1, classes, classes))
+    counts = evidence.confusions.reshape(len(evidence.names), -1).astype(np.float64)
+    parts = [weights[start : start + _AT_ONCE] for start in range(0, len(weights), _AT_ONCE)]
+    return ious(np.concatenate([part.astype(np.float64) @ counts for part in parts]).reshape(-1, classes, classes))
 
 
 def gain(

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +26,7 @@ from ensemble_tune.tune.packing import Bookings
 from ensemble_tune.tune.quiet import hush_tune
 from ensemble_tune.tune.ray_start import start_ray
 from ensemble_tune.tune.resources import GIB, Requirements, Resources
+from ensemble_tune.tune.shared_folder import refuse_unshared
 from ensemble_tune.tune.stage import Stage
 from ensemble_tune.tune.trainable import RayTrial
 from ensemble_tune.tune.tune_events import Events
@@ -88,6 +90,8 @@ class RayRunner:
             self._resources = self._asked.on([machine.resources for machine in machines])
             self._proposals.share = self._resources
             self._proposals.count()
+        if isinstance(conductor.checkpoints, Path):
+            refuse_unshared(conductor.checkpoints, machines)
         conductor.start(places=self._proposals.places, nodes=len(machines), gpus=self._resources.gpus or 0.0)
         conductor.meter.devices = devices(machines)
         requirements, known = requirements or self._of(trial), conductor.records()
