@@ -1,4 +1,6 @@
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiles import write_tiles
 from tiny_run import Finished
 
+from ensemble_tune import segment
 from ensemble_tune.ensemble.frames import load_frames
 from ensemble_tune.ensemble.image_file import read_image
 from ensemble_tune.ensemble.manifest import EnsembleManifest
@@ -18,6 +22,11 @@ from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError, RunError
 from ensemble_tune.segment import segment_images
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
 
 
 @pytest.fixture
@@ -131,6 +140,47 @@ def test_a_folder_without_images_and_a_path_to_nothing_are_refused(ensemble: Pat
     with pytest.raises(DataError, match=r"images are a folder or a file, but nothing is at .*; check the path"):
         list(segment_images(ensemble, tmp_path / "nothing", tmp_path / "masks"))
     assert not (tmp_path / "masks").exists()
+
+
+def test_what_was_segmented_is_not_segmented_again_unless_something_has_changed(
+    ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "masks"
+    for name in ("a", "b", "c"):
+        _write(photos / f"{name}.png", 40, 50)
+    seen: list[str] = []
+    read = segment.read_pixels
+    monkeypatch.setattr(segment, "read_pixels", lambda kind, path: seen.append(path.stem) or read(kind, path))
+
+    def again(of: Path = ensemble, **how: bool) -> list[str]:
+        seen.clear()
+        assert len(list(segment_images(of, photos, out, **how))) == 3
+        return list(seen)
+
+    next(segment_images(ensemble, photos, out))  # interrupted
+    assert again() == ["b", "c"] and again() == []
+    assert again(overlays=True) == ["a", "b", "c"] and again(overlays=True) == []
+    later = time.time() + 10
+    os.utime(photos / "b.png", (later, later))
+    assert again() == ["b"]
+    os.utime(photos / "b.png", (0, 0))
+    assert again() == []
+    other = Path(shutil.copytree(ensemble / "ensemble", tmp_path / "other"))
+    file = next(other.rglob("*.safetensors"))
+    state = load_file(file)
+    save_file({name: value * 1.01 if value.is_floating_point() else value for name, value in state.items()}, file)
+    assert again(other) == ["a", "b", "c"], "its weights are others"
+    assert again() == ["a", "b", "c"]
+
+
+def test_a_broken_image_does_not_keep_the_others_from_their_masks(ensemble: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        _write(tmp_path / "photos" / f"{name}.png", 40, 50)
+    for name in ("a", "c"):
+        (tmp_path / "photos" / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.png is .*, and 1 others cannot be read; 2 of 4 images"):
+        list(segment_images(ensemble, tmp_path / "photos", tmp_path / "masks"))
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == ["b.png", "d.png"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
