@@ -11,6 +11,7 @@ bfloat16 by its rounding. The file's metadata says what its classes are, and all
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 import warnings
@@ -153,6 +154,8 @@ def _metadata(ensemble: TrainedEnsemble, mean: list[float], std: list[float]) ->
         "classes": json.dumps(manifest.classes),
         "size": format_size(manifest.fusion.size),
         "input": f"images: uint8 {kind} at this size, as stored; the graph normalises it",
+        "resize": "averaged over areas where both sides shrink, else linear; logits grown linearly before the argmax",
+        "tiles": json.dumps(None if manifest.tiles is None else dataclasses.asdict(manifest.tiles)),
         "output": "logits: float32 (batch, classes, height, width); labels: uint8 (batch, height, width)",
         "mean": json.dumps(mean),
         "std": json.dumps(std),

@@ -34,7 +34,7 @@ import torch
 
 network = smp.from_pretrained("FOLDER").eval()
 prepare = A.Compose.from_pretrained("FOLDER")
-pixels = prepare(image=image)["image"]  # image: (H, W, {channels}) {pixels}, of any size
+pixels = prepare(image=image)["image"]  # image: (H, W, {channels}) {pixels}, {which}
 with torch.inference_mode():
     logits = network(torch.from_numpy(pixels).permute(2, 0, 1)[None])[..., :{height}, :{width}]
 ```
@@ -53,6 +53,14 @@ def write_smp(ensemble: TrainedEnsemble, folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _which(manifest: EnsembleManifest) -> str:
+    """Which images are brought to the working size as they were in training."""
+    if manifest.tiles is not None:
+        height, width = manifest.tiles.size
+        return f"a tile of {height}x{width} pixels; larger images were cut into such"
+    return "no smaller than the working size; grow others to it first, with cv2.INTER_LINEAR"
+
+
 def _write(model: BaseModel, base: BaseConfig, manifest: EnsembleManifest, folder: Path) -> None:
     height, width = base.size
     images = manifest.images
@@ -66,6 +74,7 @@ def _write(model: BaseModel, base: BaseConfig, manifest: EnsembleManifest, folde
         width=width,
         channels=images.channels,
         pixels=f"uint{images.bits}{' RGB' if images.channels == 3 else ''}",
+        which=_which(manifest),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     cast(smp.base.SegmentationModel, model.network).save_pretrained(folder)
