@@ -271,6 +271,21 @@ def retried(write: Callable[[], T], path: Location, done: str = "written") -> T:
     raise AssertionError("the last try returns or raises")
 
 
+def take_space(path: Path) -> None:
+    """Gives a file that was only made as long as it shall be its room on the disk. Raises StorageFullError.
+
+    Whoever maps such a file and writes where there is no room is killed by the system without a word. Where a file
+    system has no such thing, nothing is done.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if is_full(error):
+                raise full_error(path, error) from error
+
+
 def is_full(error: BaseException) -> bool:
     """Whether a write failed because a disk or a quota is full."""
     if isinstance(error, OSError) and error.errno is not None:

@@ -17,7 +17,7 @@ from ensemble_tune.documents import Document
 from ensemble_tune.ensemble.array_file import map_array
 from ensemble_tune.ensemble.image_file import Pixels
 from ensemble_tune.errors import PredictionsError
-from ensemble_tune.storage import Location, atomic_folder, read_json, reason_of
+from ensemble_tune.storage import Location, atomic_folder, read_json, reason_of, take_space
 
 _ARRAY = "probabilities.npy"
 _STAMP = "stamp.json"
@@ -66,11 +66,13 @@ def write_predictions(folder: Location, stamp: Stamp, probabilities: Iterable[np
     """Writes a model's predictions to `folder`, whole or not at all, replacing what is there.
 
     probabilities: one (C, h, w) of floats in [0, 1] for each of stamp.frames, in that order, or their quantised uint8;
-    taken one at a time, so that they need never be in memory together. Raises PredictionsError.
+    taken one at a time, so that they need never be in memory together. Raises PredictionsError, and StorageFullError
+    before anything is predicted where the disk has no room for all.
     """
     shape = (len(stamp.classes), *stamp.size)
     with atomic_folder(folder) as aside:
         array = np.lib.format.open_memmap(aside / _ARRAY, mode="w+", dtype=np.uint8, shape=(len(stamp.frames), *shape))
+        take_space(aside / _ARRAY)
         written = 0
         for item in probabilities:
             values = torch.as_tensor(item)

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_disk import small_disk
 
 from ensemble_tune.ensemble.predictions import OutOfFold, Predictions, Stamp, quantise, write_predictions
-from ensemble_tune.errors import PredictionsError
+from ensemble_tune.errors import PredictionsError, StorageFullError
 
 STAMP = Stamp(
     config="c0ffee",
@@ -47,6 +48,14 @@ def test_numpy_and_quantised_values_are_taken_too(tmp_path: Path) -> None:
     write_predictions(tmp_path / "n", STAMP, [p.numpy() for p in probabilities(STAMP)])
     for folder in ("q", "n"):
         assert np.array_equal(Predictions.open(tmp_path / folder)["b"], quantised[1].numpy())
+
+
+def test_a_disk_without_room_for_all_is_told_before_anything_is_predicted(tmp_path: Path) -> None:
+    large = replace(STAMP, size=(1000, 1000))  # 4 MB on a disk of 1
+    with small_disk(tmp_path / "disk") as disk:
+        with pytest.raises(StorageFullError, match="must be written, but its disk or quota is full"):
+            write_predictions(disk / "p", large, (pytest.fail("predicted") for _ in range(2)))
+        assert list(disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("bad", [-0.5, 3.0, float("nan")])
