@@ -107,7 +107,8 @@ class StageData:
         share = given_share()
         wanted = self.device == "auto" and (share is None or share.gpus > 0)
         usable = wanted and torch.cuda.is_available()
-        if wanted and share is not None and not usable:
+        # Where Ray was told of GPUs that are not there, as on a cluster for trying things out, it is the processor.
+        if wanted and share is not None and not usable and any(_DEVICES.glob("nvidia[0-9]*")):
             raise ConfigError(
                 f"a trial was given a GPU on {socket.gethostname()}, but torch {torch.__version__} finds none that it "
                 "can use; install a newer driver or the build of torch for yours, or search with --gpus-per-trial 0"
@@ -124,6 +125,10 @@ class StageData:
         """Which of the data set's splits."""
         wanted = ("train", "val", "gap") if self.with_val else ("train",)
         return [name for name in wanted if name in self.dataset().splits]
+
+
+_DEVICES = Path("/dev")
+"""Where NVIDIA's driver shows its cards."""
 
 
 @lru_cache(maxsize=4)

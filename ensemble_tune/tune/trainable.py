@@ -69,6 +69,8 @@ class RayTrial(Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune in a new worker; config: assignment, its placement, and a reference to what all trials of its
         stage share."""
+        # Ray numbers cards as nvidia-smi does, by which their memory is known; CUDA would begin with the fastest.
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         self._shared: ray.ObjectRef[Any] | None = None
         self._begin(config, since=_process_started())
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.cuda._utils import _get_device_index
 
+from ensemble_tune.ensemble import stage_data
 from ensemble_tune.ensemble.gpu_share import CONTEXT_BYTES, allocated_fraction, gpu_bytes, keep_to_share, most_taken
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.errors import ConfigError
@@ -95,6 +96,9 @@ def test_a_share_of_a_card_that_torch_cannot_use_is_an_error_not_a_slow_training
     tmp_path: Path, card: list[object], quarter: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(stage_data, "_DEVICES", tmp_path)
+    assert StageData(data="synthetic", cache=tmp_path).prepare() == torch.device("cpu"), "no card is there"
+    (tmp_path / "nvidia0").touch()
     with pytest.raises(ConfigError, match=r"was given a GPU on .*, but torch .* finds none that it can use; inst"):
         StageData(data="synthetic", cache=tmp_path).prepare()
     assert StageData(data="synthetic", cache=tmp_path, device="cpu").prepare() == torch.device("cpu")
