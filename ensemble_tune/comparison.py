@@ -103,14 +103,14 @@ class Comparison:
         """The simplest fusion than which no more complex one is measurably better: the interval of the gain is above 0.
 
         From the simplest on, each takes the place of the one before that holds it, if it is measurably better in
-        cross-fitting. One that is measurably worse on val than any that held the place is passed over: it is fitted to
-        fold models, which have seen fewer frames than those that are deployed, and what suits them need not suit these.
-        Val chose members and meta-models, so it proves no gain. The last one yields to the simplest other that it is
-        not measurably better than.
+        cross-fitting. One that is worse on val than any that held the place is passed over, by chance or not: it is
+        fitted to fold models, which have seen fewer frames than those that are deployed, and what suits them need not
+        suit these. Val chose members and meta-models, so it proves no gain. The last one yields to the simplest other
+        that it is not measurably better than.
         """
         holders, fit = [self.fusions[0]], [self.fusions[0]]
         for fusion in self.fusions[1:]:
-            if not any(fusion.over(holder.name).val.below_zero for holder in holders):
+            if not any(fusion.over(holder.name).val.value < 0 for holder in holders):
                 fit.append(fusion)
                 if fusion.over(holders[-1].name).miou.above_zero:
                     holders.append(fusion)
@@ -201,8 +201,7 @@ def compare(
                         name: difference(ious[place][:, column], ious[simpler][:, column], freedom=freedom)
                         for column, name in enumerate(first.classes)
                     },
-                    # It proves no gain, it can only refuse one: too narrow an interval errs on the safe side.
-                    val=difference(on_val[place], on_val[simpler]),
+                    val=difference(on_val[place], on_val[simpler], freedom=freedom_of(val[0])),
                 )
                 for simpler in range(place)
             ),

@@ -28,7 +28,7 @@ def comparison_table(comparison: Comparison) -> Table:
     table.caption = (
         "cross: mIoU on training frames, fitted on other blocks; small objects and calibration error of the same;\n"
         "gains in points with 95% intervals; * exported: the simplest\n"
-        "than which no other is measurably better, and not measurably worse on val"
+        "than which no other is measurably better, and no worse on val"
     )
     for over in dict.fromkeys((simple, "mean")):
         alike = [

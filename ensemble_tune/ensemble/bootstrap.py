@@ -44,11 +44,6 @@ class Interval:
         return self.low > 0
 
     @property
-    def below_zero(self) -> bool:
-        """Whether the figure is a loss that can be told from chance."""
-        return self.high < 0
-
-    @property
     def spans_zero(self) -> bool:
         """Whether the figure cannot be told from no difference at all; False where no interval is known."""
         return self.low <= 0 <= self.high

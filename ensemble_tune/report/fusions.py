@@ -105,7 +105,7 @@ def gains_plot(comparison: Comparison) -> Plot:
         figure,
         title="Gains over simpler fusions",
         told=f"Points of cross-fitted mIoU with 95% intervals. {chosen.name} is exported: it is the simplest "
-        "than which no other is measurably better, that is, by an interval above 0, and not measurably worse on val. "
+        "than which no other is measurably better, that is, by an interval above 0, and no worse on val. "
         "Click a name to show or hide it.",
         height=120 + 38 * len(names),
         scattermode="group",
