@@ -32,7 +32,6 @@ from ensemble_tune.tune.record import TrialRecord
 from ensemble_tune.waits import tracked
 
 COMPARISONS = "comparisons"
-UNKNOWN = Interval(value=math.nan, low=math.nan, high=math.nan)
 NO_GAIN = "no measurable gain"
 """What is said of a gain whose interval spans zero."""
 _FORMAT = 1
@@ -51,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """How much a fusion is better than a simpler one, on the cross-fitted frames unless told otherwise."""
+    """How much a fusion is better than a simpler one, on the cross-fitted frames."""
 
     over: str
     """The simpler one's name."""
@@ -59,8 +58,6 @@ class Gain:
     small_miou: Interval
     ious: Mapping[str, Interval] = field(default_factory=dict)
     """By class; empty in comparisons that were written before it was measured."""
-    val: Interval = UNKNOWN
-    """Mean IoU on val, members as they are deployed; nan in comparisons that were written before it was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +99,19 @@ class Comparison:
     def chosen(self) -> Fusion:
         """The simplest fusion than which no more complex one is measurably better: the interval of the gain is above 0.
 
-        From the simplest on, each takes the place of the one before that holds it, if it is measurably better in
-        cross-fitting. One that is worse on val than any that held the place is passed over, by chance or not: it is
-        fitted to fold models, which have seen fewer frames than those that are deployed, and what suits them need not
-        suit these. Val chose members and meta-models, so it proves no gain. The last one yields to the simplest other
-        that it is not measurably better than.
+        From the simplest on, each takes the place of the one that holds it, if it is measurably better in
+        cross-fitting. One that is worse on val is passed over, by chance or not: it is fitted to fold models, which
+        have seen fewer frames than those that are deployed, and what suits them need not suit these. Val chose members and
+        meta-models, so it proves no gain. The last holder yields to the simplest other that it is not measurably better
+        than.
         """
-        holders, fit = [self.fusions[0]], [self.fusions[0]]
+        holder, fit = self.fusions[0], [self.fusions[0]]
         for fusion in self.fusions[1:]:
-            if not any(fusion.over(holder.name).val.value < 0 for holder in holders):
+            if not fusion.val.miou < holder.val.miou:
                 fit.append(fusion)
-                if fusion.over(holders[-1].name).miou.above_zero:
-                    holders.append(fusion)
-        last = holders[-1]
-        return next(each for each in fit if each is last or not last.over(each.name).miou.above_zero)
+                if fusion.over(holder.name).miou.above_zero:
+                    holder = fusion
+        return next(each for each in fit if each is holder or not holder.over(each.name).miou.above_zero)
 
     @property
     def highest(self) -> Fusion:
@@ -180,9 +176,6 @@ def compare(
     freedom = freedom_of(first)
     ious = [resampled_ious(evidence, weights) for evidence in tracked(crossfit, "comparing fusions", len(crossfit))]
     small = [first.classes.index(name) for name in first.small]
-    val = [each.val.sorted_as(candidates[0].val.names) for each in candidates]
-    val_weights = resamples_of(val[0], seed=seed)
-    on_val = [mean_of_numbers(resampled_ious(evidence, val_weights)) for evidence in val]
     of_all, of_small = ([mean_of_numbers(own[:, columns]) for own in ious] for columns in (slice(None), small))
     fusions = [
         Fusion(
@@ -201,7 +194,6 @@ def compare(
                         name: difference(ious[place][:, column], ious[simpler][:, column], freedom=freedom)
                         for column, name in enumerate(first.classes)
                     },
-                    val=difference(on_val[place], on_val[simpler], freedom=freedom_of(val[0])),
                 )
                 for simpler in range(place)
             ),
@@ -280,7 +272,6 @@ def _fusion(document: Document) -> Fusion:
                 miou=_interval(each.table("miou")),
                 small_miou=_interval(each.table("small_miou")),
                 ious=_intervals(each.table("ious")) if "ious" in each else {},
-                val=_interval(each.table("val")) if "val" in each else UNKNOWN,
             )
             for each in map(Document, document.items("gains"))
         ),

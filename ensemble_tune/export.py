@@ -170,7 +170,6 @@ def _all_fusions(comparison: Comparison | None, best: str) -> dict[str, dict[str
         for each in fusion.gains:
             scores |= _interval(f"gain_over_{_key(each.over)}", each.miou)
             scores |= _interval(f"small_gain_over_{_key(each.over)}", each.small_miou)
-            scores |= _interval(f"val_gain_over_{_key(each.over)}", each.val)
             for of_class, gain in each.ious.items() if fusion.trial == best else ():
                 scores |= _interval(f"iou.{of_class}_gain_over_{_key(each.over)}", gain)
         found[_key(fusion.name)] = {name: score for name, score in scores.items() if not math.isnan(score)}

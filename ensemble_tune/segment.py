@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError
 from ensemble_tune.saved_ensemble import load_ensemble
-from ensemble_tune.storage import Location, location, make_folder, write_text
+from ensemble_tune.storage import Location, location, make_folder, write_bytes
 from ensemble_tune.waits import tracked
 
 
@@ -97,7 +98,9 @@ def _since(out: Path, model: TrainedEnsemble) -> Path:
     except (OSError, ValueError):
         known = False
     if not known:
-        write_text(stamp, own)
+        with suppress(OSError):  # where no cache can be kept, all is segmented again
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(stamp, own.encode())
     return stamp
 
 

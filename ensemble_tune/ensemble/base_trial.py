@@ -162,7 +162,7 @@ def _config(params: Params) -> BaseConfig:
 
 
 def augmented_batches(config: BaseConfig, frames: Frames, epoch: int, threads: int = 1) -> Iterator[Batch]:
-    """An epoch's augmented batches, whose frames so many threads vary at once: one alone would keep a GPU waiting."""
+    """An epoch's augmented batches, whose frames so many threads vary at once."""
     own = threading.local()  # an `Augment` holds a seed while it works
 
     def varied(i: int, seed: int) -> tuple[Deep, Pixels]:

@@ -41,14 +41,14 @@ def base_training_bytes(
     scored: int,
     on_gpu: bool,
     images: ImageSpec = RGB,
-    full_size: Shape | None = None,
+    full_size: tuple[int, int] | None = None,
 ) -> int:
     """The most bytes that the tensors of a base model's training hold at once; takes a second or two, then is known.
 
     scored: frames a forward pass between epochs. on_gpu: counts what a GPU would hold, else this processor. images:
     what the model sees. full_size: height and width at which frames are scored, one by one; None is the config's.
     """
-    return _base_training_bytes(_sized(config, on_gpu), classes, scored, on_gpu, images, _plain(full_size))
+    return _base_training_bytes(_sized(config, on_gpu), classes, scored, on_gpu, images, full_size)
 
 
 def fusion_training_bytes(
@@ -59,19 +59,15 @@ def fusion_training_bytes(
     scored: int,
     on_gpu: bool,
     images: ImageSpec = RGB,
-    full_size: Shape | None = None,
+    full_size: tuple[int, int] | None = None,
 ) -> int:
     """The same of a fusion of so many members."""
-    return _fusion_training_bytes(_sized(config, on_gpu), members, classes, scored, on_gpu, images, _plain(full_size))
-
-
-def _plain(size: Shape | None) -> tuple[int, ...] | None:
-    return None if size is None else tuple(size)
+    return _fusion_training_bytes(_sized(config, on_gpu), members, classes, scored, on_gpu, images, full_size)
 
 
 @lru_cache(maxsize=1024)
 def _base_training_bytes(
-    config: BaseConfig, classes: int, scored: int, on_gpu: bool, images: ImageSpec, full_size: Shape | None
+    config: BaseConfig, classes: int, scored: int, on_gpu: bool, images: ImageSpec, full_size: tuple[int, int] | None
 ) -> int:
     def build() -> nn.Module:
         model = build_base_model(config, classes, images=images, pretrained=False)
@@ -91,7 +87,7 @@ def _fusion_training_bytes(
     scored: int,
     on_gpu: bool,
     images: ImageSpec,
-    full_size: Shape | None,
+    full_size: tuple[int, int] | None,
 ) -> int:
     inputs = [(members, classes, *config.size), *([(images.channels, *config.size)] if config.use_image else [])]
     trained = config.kind not in ("mean", "greedy")
@@ -136,7 +132,7 @@ def _most_held(
     inputs: Sequence[Shape],
     classes: int,
     scored: int,
-    full_size: Shape | None,
+    full_size: tuple[int, int] | None,
     *,
     trained: bool,
 ) -> int:

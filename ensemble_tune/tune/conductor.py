@@ -213,7 +213,8 @@ class Conductor:
             rows += own
         self._decisions.take_up(list(records.values()), rows)
         there = set(names_in(self.checkpoints))
-        for record in [record for record in records.values() if record.status.is_end]:
+        ended = [record for record in records.values() if record.status.is_end]
+        for record in ended:
             if record.trial in there:
                 self._ended.append(record)
             else:  # what it had was removed; in a store it takes long to look for it
