@@ -101,9 +101,9 @@ class Comparison:
 
         From the simplest on, each takes the place of the one that holds it, if it is measurably better in
         cross-fitting. One that is worse on val is passed over, by chance or not: it is fitted to fold models, which
-        have seen fewer frames than those that are deployed, and what suits them need not suit these. Val chose members and
-        meta-models, so it proves no gain. The last holder yields to the simplest other that it is not measurably better
-        than.
+        have seen fewer frames than those that are deployed, and what suits them need not suit these. Val chose members
+        and meta-models, so it proves no gain. The last holder yields to the simplest other that it is not measurably
+        better than.
         """
         holder, fit = self.fusions[0], [self.fusions[0]]
         for fusion in self.fusions[1:]:

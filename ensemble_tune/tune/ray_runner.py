@@ -79,6 +79,8 @@ class RayRunner:
         self._proposals.count()
         self._thread: threading.Thread | None = None
         self._stage: Stage | None = None
+        self._seen: set[tuple[str, Path]] = set()
+        """Machines, each with a folder that it was asked about: a run has many stages."""
 
     def run(self, conductor: Conductor, trial: Trial, requirements: Requirements | None = None) -> None:
         """Trains every trial that the conductor assigns; requirements: each one's share, None for the same for all.
@@ -91,7 +93,9 @@ class RayRunner:
             self._proposals.share = self._resources
             self._proposals.count()
         if isinstance(conductor.checkpoints, Path):
-            refuse_unshared(conductor.checkpoints, machines)
+            place = conductor.checkpoints
+            refuse_unshared(place, [each for each in machines if (each.id, place) not in self._seen])
+            self._seen |= {(each.id, place) for each in machines}
         conductor.start(places=self._proposals.places, nodes=len(machines), gpus=self._resources.gpus or 0.0)
         conductor.meter.devices = devices(machines)
         requirements, known = requirements or self._of(trial), conductor.records()

@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 
 from ensemble_tune.errors import ConfigError
+from ensemble_tune.storage import PARTIAL
 from ensemble_tune.tune.resources import Machine
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def refuse_unshared(folder: Path, machines: Iterable[Machine]) -> None:
     if not others:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    token = folder / f".seen-{uuid.uuid4().hex}"
+    token = folder / f"{PARTIAL}{uuid.uuid4().hex}"  # of a driver that dies meanwhile the next one removes it
     token.touch()
     try:
         asked = {_sees.options(label_selector={"ray.io/node-id": each}).remote(str(token)): each for each in others}
@@ -58,4 +59,4 @@ def _told(answer: ray.ObjectRef[bool]) -> bool:
 def _sees(path: str) -> bool:
     file = Path(path)
     # A network file system may know its folders' content of a moment ago.
-    return file.exists() or file.name in [each.name for each in file.parent.glob(".seen-*")]
+    return file.exists() or file.name in [each.name for each in file.parent.glob(f"{PARTIAL}*")]
