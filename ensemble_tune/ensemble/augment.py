@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import overload
+import random
+from typing import Any, TypeVar, cast, overload
 
 import albumentations as A
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ensemble_tune.ensemble.frames import IGNORED
 from ensemble_tune.ensemble.image_file import Deep, Pixels
 
 _PICTURE = 3
 """Channels of an image that has a hue."""
+_MIRRORED = 0.5
+_MOST_CHANNELS = 128
+"""What OpenCV 5 mirrors."""
+_Array = TypeVar("_Array", bound=npt.NDArray[Any])
 
 
 class Augment:
@@ -26,7 +32,6 @@ class Augment:
         # The label is told apart from predictions and image: it alone is taken from the nearest pixel, never blended.
         self._move = A.Compose(
             [
-                A.HorizontalFlip(p=0.5),
                 A.Affine(
                     scale=(1 - 0.3 * strength, 1 + 0.6 * strength),
                     translate_percent=(-0.1 * strength, 0.1 * strength),
@@ -73,11 +78,24 @@ class Augment:
             # The library knows pictures, and numbers from 0 to 1.
             shown = image if picture else image.astype(np.float32) / np.iinfo(image.dtype).max
             light = self._light[picture]
-            # A seed for every call: the library's own random stream would depend on what was varied before.
-            self._move.set_random_seed(seed)
-            light.set_random_seed(seed)
+            # A seed for every call: the library's own random stream would depend on what was varied before. And one
+            # stream for all: of a seed the library gives each transform one that begins alike, so that whatever is
+            # shifted to the right would be of high contrast too.
+            state = np.random.default_rng(seed), random.Random(seed)
+            self._move.set_random_state(*state)
+            light.set_random_state(*state)
+            if state[1].random() < _MIRRORED:
+                shown, label = _mirrored(shown), _mirrored(label)
+                maps = None if maps is None else _mirrored(maps)
             moved = self._move(image=shown, mask=label, **({} if maps is None else {"maps": maps}))
             shown, label = light(image=moved["image"])["image"], moved["mask"]
             maps = None if maps is None else moved["maps"]
             image = shown if picture else np.rint(shown * np.iinfo(image.dtype).max).astype(image.dtype)
         return (image, label) if maps is None else (image, label, maps)
+
+
+def _mirrored(array: _Array) -> _Array:
+    """(h, w) or (h, w, C), of any number of channels."""
+    if array.ndim == 3 and array.shape[2] > _MOST_CHANNELS:
+        return cast(_Array, np.ascontiguousarray(array[:, ::-1]))
+    return cast(_Array, cv2.flip(array, 1).reshape(array.shape))

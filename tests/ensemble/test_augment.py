@@ -41,6 +41,35 @@ def test_labels_are_never_blended_and_the_outside_is_ignored() -> None:
     assert seen == {2, 9, IGNORED}
 
 
+def test_what_is_varied_is_varied_independently() -> None:
+    """The library gives transforms streams that begin alike: a mirrored frame was always moved, relit and recoloured,
+    and one that was shifted down was always brighter."""
+    augment = Augment(0.5)  # of which nothing in this image gets too bright or too dark
+    image, label = np.full((40, 40, 3), (130, 115, 100), np.uint8), np.zeros((40, 40), np.uint8)
+    label[18:22, :10], label[18:22, 30:] = 1, 2
+    mirrored, recoloured, down, right, brightness = [], [], [], [], []
+    for seed in range(400):
+        varied, moved = augment(image, label, seed)
+        inside = varied[moved != IGNORED].astype(float)
+        left, end = (np.argwhere(moved == each).mean(0) for each in (1, 2))
+        mirrored.append(left[1] > end[1])
+        red, green, blue = inside.mean(0)
+        recoloured.append(abs((green - blue) / (red - blue) - 0.5) > 0.04)
+        down.append((left + end)[0])
+        right.append((left + end)[1])
+        brightness.append(inside.mean())
+    related = np.corrcoef(np.array([mirrored, recoloured, down, right, brightness], float))
+    assert np.abs(related - np.eye(5)).max() < 0.2  # four standard errors
+    assert 0.4 < np.mean(mirrored) < 0.6
+
+
+def test_maps_of_many_classes_are_mirrored_too() -> None:
+    maps = np.repeat(LABEL[..., None], 150, axis=2)
+    for seed in range(6):
+        _, label, moved = Augment(0.01)(IMAGE, LABEL, seed, maps=maps)
+        assert moved.shape == maps.shape and (moved == label[..., None])[label != IGNORED].mean() > 0.8
+
+
 @pytest.mark.parametrize("models", [1, 3])
 def test_maps_move_with_the_label_and_are_not_relit(models: int) -> None:
     classes = np.arange(11)
