@@ -57,6 +57,15 @@ class FinalFolder:
         return decode_mask(Path(str(file)), retried(file.read_bytes, file, "read"))
 
 
+def measured_ensemble(place: Location) -> object:
+    """What `train` wrote of the ensemble whose scores are in `place`; None where none are, or it did not say."""
+    try:
+        document = read_json(place / METRICS)
+    except (FileNotFoundError, ValueError):
+        return None
+    return document.get("trained") if isinstance(document, dict) else None
+
+
 def _evidence(folder: Location, scores: Mapping[str, float]) -> dict[str, Evidence]:
     """The evidence of these scores; another training into the same folder may have left others."""
 

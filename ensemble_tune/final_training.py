@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ensemble_tune.ensemble.base_model import check_base_model
 from ensemble_tune.ensemble.base_trial import FOLD, FOLDS, MEMBER, WITH_VAL, BaseTrial
+from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.ensemble_trial import EnsembleTrial
 from ensemble_tune.ensemble.manifest import META_TRIAL, EnsembleManifest
 from ensemble_tune.ensemble.meta_trial import BASES, DEPLOY, ENSEMBLE, MEMBERS, STACKING, MetaTrial
@@ -16,7 +17,7 @@ from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.trained_ensemble import assemble, models_of
 from ensemble_tune.errors import RunError
 from ensemble_tune.export import EXPORTS
-from ensemble_tune.final_folder import ENSEMBLE_FOLDER, METRICS
+from ensemble_tune.final_folder import ENSEMBLE_FOLDER, METRICS, measured_ensemble
 from ensemble_tune.library import models_before
 from ensemble_tune.meta_search import predicted_parts
 from ensemble_tune.points import Point, train_points
@@ -25,7 +26,8 @@ from ensemble_tune.storage import Location, write_text
 from ensemble_tune.tensorboard import logged
 from ensemble_tune.trained_before import trained_before
 from ensemble_tune.trial import StoredCheckpoint, Value
-from ensemble_tune.tune.record import TrialRecord
+from ensemble_tune.tune.ledger import LEDGER, Ledger
+from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.trial_folder import CHECKPOINTS, TrialFolder
 
 _STAGE = "final"
@@ -67,20 +69,35 @@ def train(
             "give the data that the manifest was exported from"
         )
     manifest = replace(manifest, classes=spec.classes, images=spec.images, tiles=spec.tiles)
-    store = PredictionStore((run or settings.out).absolute() / PREDICTIONS, data)
     if with_val or manifest.data_digest != data.dataset().digest:
         run = None  # that run saw other frames
+    store = _store(manifest, settings, data, run)
+    trained = {ENSEMBLE: manifest.digest(), WITH_VAL: with_val}
     with settings.workers, logged(settings):
         members = _train_members(manifest, settings, data, store, run)
         fusion = _train_fusion(manifest, settings, data, store, run) if manifest.fusion.trained else None
         weights = [[_weights(settings.out, trial) for trial in trials] for trials in members]
-        folder = settings.out / ENSEMBLE_FOLDER
+        folder, metrics = settings.out / ENSEMBLE_FOLDER, settings.out / METRICS
+        again = measured_ensemble(settings.out) == trained
+        if not again:  # what stands there is of another one: its scores and masks would pass for this one's
+            metrics.unlink(missing_ok=True)
         assemble(folder, manifest, weights, None if fusion is None else _weights(settings.out, fusion))
         split = measured_split(data)
-        scores = _measure(manifest, settings, data, split) if split else {}
+        scores = _measure(manifest, settings, data, split, again=again) if split else {}
     known = {name: score for name, score in scores.items() if not math.isnan(score)}
-    write_text(settings.out / METRICS, json.dumps({"split": split, "scores": known}, indent=1))
+    write_text(metrics, json.dumps({"split": split, "scores": known, "trained": trained}, indent=1))
     return FinalResult(folder=folder, split=split, scores=scores)
+
+
+def _store(manifest: EnsembleManifest, settings: Settings, data: StageData, run: Location | None) -> PredictionStore:
+    """Where the members' predictions are: the run's, if it has all of them. Nothing is written into another's run."""
+    if run is not None and manifest.fusion.trained:
+        theirs = PredictionStore(run.absolute() / PREDICTIONS, data)
+        parts = predicted_parts(data, (manifest.deploy,), manifest.stacking)
+        wanted = [(base, fold, part) for base in manifest.bases for fold, own in parts.items() for part in own]
+        if all(theirs.has(base, fold, part, flip=manifest.fusion.flip) for base, fold, part in wanted):
+            return theirs
+    return PredictionStore(settings.out.absolute() / PREDICTIONS, data)
 
 
 def measured_split(data: StageData) -> str | None:
@@ -94,7 +111,7 @@ def _train_members(
     manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Location | None
 ) -> list[list[TrialRecord]]:
     """For each member the trials whose models are deployed; trains the others that the fusion learns from too."""
-    learns = manifest.fusion.trained
+    learns = manifest.fusion.trained and not _has_fusion(manifest, settings, data)
     parts = predicted_parts(data, (manifest.deploy,), manifest.stacking) if learns else {}
     named = dict(zip(manifest.trials, manifest.bases, strict=False))
     places = {name: str(place) for place, name in enumerate(manifest.trials, start=1)}
@@ -128,10 +145,21 @@ def _train_fusion(
     manifest: EnsembleManifest, settings: Settings, data: StageData, store: PredictionStore, run: Location | None
 ) -> TrialRecord:
     """The trial whose weights are the fusion's."""
-    library = {str(place): base for place, base in enumerate(manifest.bases, start=1)}
-    point: dict[str, Value] = {
+    library = _library(manifest)
+    point = _fusion_point(manifest, data)
+    before = _fusion_before(run, manifest) if run is not None else None
+    trial = MetaTrial(data=data, store=store.root, library=library, starts={} if before is None else {"": before})
+    return train_points(settings, stage=_STAGE, trial=trial, points=[point], provenance=data.provenance())[0]
+
+
+def _library(manifest: EnsembleManifest) -> dict[str, BaseConfig]:
+    return {str(place): base for place, base in enumerate(manifest.bases, start=1)}
+
+
+def _fusion_point(manifest: EnsembleManifest, data: StageData) -> Point:
+    return {
         **manifest.fusion.to_params(),
-        MEMBERS: ",".join(library),
+        MEMBERS: ",".join(_library(manifest)),
         BASES: "all",
         DEPLOY: manifest.deploy,
         STACKING: manifest.stacking,
@@ -139,13 +167,22 @@ def _train_fusion(
         ENSEMBLE: manifest.digest(),
         WITH_VAL: data.with_val,
     }
-    before = _fusion_before(run, manifest) if run is not None else None
-    trial = MetaTrial(data=data, store=store.root, library=library, starts={} if before is None else {"": before})
-    return train_points(settings, stage=_STAGE, trial=trial, points=[point], provenance=data.provenance())[0]
 
 
-def _measure(manifest: EnsembleManifest, settings: Settings, data: StageData, split: str) -> dict[str, float]:
-    """The ensemble's scores on a split; measured once, since the ledger remembers."""
+def _has_fusion(manifest: EnsembleManifest, settings: Settings, data: StageData) -> bool:
+    """Whether the fusion has been trained; then nobody needs the predictions that it learned from any more."""
+    point = _fusion_point(manifest, data)
+    trials = Ledger(settings.out / LEDGER).trials(_STAGE)
+    return any(record.status is Status.FINISHED and record.is_of(point) for record in trials)
+
+
+def _measure(
+    manifest: EnsembleManifest, settings: Settings, data: StageData, split: str, *, again: bool
+) -> dict[str, float]:
+    """The ensemble's scores on a split.
+
+    again: whether it is the one whose masks and evidence are there; then what the ledger remembers will do.
+    """
     trial = EnsembleTrial(
         data=data,
         ensemble=settings.out.absolute() / ENSEMBLE_FOLDER,
@@ -153,7 +190,14 @@ def _measure(manifest: EnsembleManifest, settings: Settings, data: StageData, sp
         split=split,
     )
     point: dict[str, Value] = {"split": split, ENSEMBLE: manifest.digest(), WITH_VAL: data.with_val}
-    records = train_points(settings, stage=_STAGE, trial=trial, points=[point], provenance=data.provenance())
+    records = train_points(
+        settings,
+        stage=_STAGE,
+        trial=trial,
+        points=[point],
+        provenance=data.provenance(),
+        done=lambda point, finished: finished and again,
+    )
     return dict(records[0].scores)
 
 

@@ -30,8 +30,9 @@ def train_points(
     """Trains points to their last epochs, side by side; returns the record of each that has one, in their order.
 
     done: whether a point needs no training, given whether a trial of it has finished; one that was interrupted goes on
-    in any case. provenance: what tells these frames from others. keep: how many keep their weights. must: whether each
-    has to end well; then RunError is raised where one failed. prepare: called before the first one is trained.
+    in any case. provenance: what tells these frames from others, whose trials are refused by a RunError. keep: how many
+    keep their weights. must: whether each has to end well; then RunError is raised where one failed. prepare: called
+    before the first one is trained.
     """
     records = Ledger(settings.out / LEDGER).trials(stage)
 
@@ -40,26 +41,28 @@ def train_points(
 
     unfinished = (Status.RUNNING, Status.PAUSED)
     wanted = [p for p in points if has(p, *unfinished) or not done(p, has(p, Status.FINISHED))]
+    search = Search(
+        trial=trial,
+        metric=METRIC,
+        stage=stage,
+        keep=keep,
+        worth="last",
+        seed=settings.seed,
+        out=settings.out,
+        max_epochs=1,
+        points=wanted or points,
+        again=True,
+        belongs=lambda record: any(record.is_of(point) for point in wanted),
+        workers=settings.workers,
+        provenance=provenance,
+        on_end=settings.on_trial,
+        watcher=settings.watcher,
+        prepare=prepare,
+    )
     if wanted:
-        search = Search(
-            trial=trial,
-            metric=METRIC,
-            stage=stage,
-            keep=keep,
-            worth="last",
-            seed=settings.seed,
-            out=settings.out,
-            max_epochs=1,
-            points=wanted,
-            again=True,
-            belongs=lambda record: any(record.is_of(point) for point in wanted),
-            workers=settings.workers,
-            provenance=provenance,
-            on_end=settings.on_trial,
-            watcher=settings.watcher,
-            prepare=prepare,
-        )
         records = search.run().records
+    else:  # what is there already must be of these frames too
+        search.check()
     for point in wanted if must else ():
         _refuse_failed(point, records)
     finished = [record for record in records if record.status is Status.FINISHED]

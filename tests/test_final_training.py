@@ -15,6 +15,7 @@ from ensemble_tune.ensemble.metrics import Confusion
 from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, RunError
+from ensemble_tune.final_folder import FinalFolder
 from ensemble_tune.final_training import FinalResult, measured_split, train
 from ensemble_tune.tune.record import TrialRecord
 
@@ -70,6 +71,56 @@ def test_the_same_training_again_trains_nothing(trained: Path, tiles: Path) -> N
     assert result.scores == before[-1].scores
 
 
+def test_predictions_that_were_removed_afterwards_are_not_missed(trained: Path, tiles: Path, tmp_path: Path) -> None:
+    """The fusion has learned from them; who makes room shall not pay for all trainings once more."""
+    shutil.copytree(trained, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / "final" / "predictions")
+    before = trials_of(trained / "final")
+    _train(tmp_path / "moved", tiles, trained / "cache", deploy="folds", fusion=FUSION)
+    assert trials_of(tmp_path / "moved" / "final") == before
+
+
+def test_other_data_is_refused_where_nothing_would_have_to_be_trained(tiles: Path, tmp_path: Path, cache: Path) -> None:
+    """Of a mean all is there already, and its old score would have passed for that of the new data."""
+    data = tmp_path / "tiles"
+    shutil.copytree(tiles, data)
+    _train(tmp_path, data, cache)
+    before = json.loads((tmp_path / "final" / "metrics.json").read_text())
+    mask = next((data / "testannot").iterdir())
+    cv2.imwrite(str(mask), np.zeros((64, 64), np.uint8))
+    with pytest.raises(RunError, match=r"this command has .*; use the same data or another --out"):
+        _train(tmp_path, data, tmp_path / "another-cache")  # this process remembers the data by its cache
+    assert json.loads((tmp_path / "final" / "metrics.json").read_text()) == before
+
+
+def test_scores_masks_and_ensemble_are_of_one_training(
+    tiles: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One ensemble, another one, and the first again, all into one folder."""
+
+    def made(seed: int) -> FinalResult:
+        one = hand_written(tmp_path).with_settings(seed=seed)
+        return train(one, settings(tiles, tmp_path / "final", cache))
+
+    def masks() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "final" / "masks").iterdir()}
+
+    first = made(0)
+    drawn = masks()
+    made(1)
+    assert masks() != drawn
+    with monkeypatch.context() as patch:
+        patch.setattr("ensemble_tune.final_training._measure", lambda *args, **how: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made(0)
+    assert FinalFolder.read(tmp_path / "final") is None, "the scores that are there are of another ensemble"
+    again = made(0)
+    assert masks() == drawn and again.scores["miou"] == first.scores["miou"]
+    count = len(trials_of(tmp_path / "final"))
+    made(0)
+    assert len(trials_of(tmp_path / "final")) == count
+
+
 def test_masks_hold_class_indices_at_the_frames_own_size_and_give_the_reported_score(
     trained: Path, tiles: Path
 ) -> None:
@@ -101,7 +152,8 @@ def test_with_val_and_without_a_test_split_nothing_is_measured(tiles: Path, tmp_
     data = _without_test(tiles, tmp_path)
     result = _train(tmp_path, data, tmp_path / "cache", with_val=True)
     assert (result.split, result.scores) == (None, {})
-    assert json.loads((tmp_path / "final" / "metrics.json").read_text()) == {"split": None, "scores": {}}
+    metrics = json.loads((tmp_path / "final" / "metrics.json").read_text())
+    assert (metrics["split"], metrics["scores"]) == (None, {})
     assert TrainedEnsemble.load(result.folder).manifest.classes == CLASSES
 
 

@@ -92,7 +92,8 @@ class EnsembleManifest:
     trials: tuple[str, ...] = ()
     """The base trial behind each base, "" where there is none; empty where the manifest was written by hand."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """The figures that chose this ensemble, all on val: fusion, mean, best_single, and each base's."""
+    """The figures that chose this ensemble: on val of the fusion, mean, best_single and each base, with what they cost;
+    crossfit_... are of training blocks, gains over simpler fusions with their intervals among them."""
     members: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of each base trial what is known: scores on val, milliseconds an image, millions of parameters, megabytes of
     memory, seconds of training, weight in the greedy selection."""
@@ -189,18 +190,23 @@ class EnsembleManifest:
     ) -> EnsembleManifest:
         """This manifest with some settings of all bases replaced; None leaves each its own. Raises ConfigError.
 
-        Other epochs are another schedule, so they are trained to their end. A size holds for the fusion too.
+        Other epochs are another schedule, so they are trained to their end. A size holds for the fusion too. What was
+        known of the ensemble that was searched, its name and its figures, is not known of another.
         """
         given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if epochs is not None:
             changes["stop_epoch"] = None
         sized: dict[str, Any] = {} if size is None else {"size": parse_size(size)}
-        return replace(
+        other = replace(
             self,
             bases=tuple(replace(base, **changes, **sized) for base in self.bases),
             fusion=replace(self.fusion, **sized),
         )
+        if other.digest() == self.digest():
+            return self
+        origin = {name: text for name, text in self.origin.items() if name != META_TRIAL}
+        return replace(other, scores={}, members={}, fusions={}, origin=origin)
 
     def to_document(self) -> dict[str, Any]:
         """What a TOML file holds; `from_document` reads it back."""

@@ -160,7 +160,7 @@ class RunView:
         """What the final training is of, where it is not of the best; else empty."""
         if self.final is None or self.best is None:
             return ""
-        trained = self.final.manifest.origin.get(META_TRIAL, "an ensemble of another run")
+        trained = self.final.manifest.origin.get(META_TRIAL, "another ensemble")
         return "" if trained == self.best.trial else trained
 
     @property
