@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ensemble_tune.meta_search import search_meta as search_meta
     from ensemble_tune.report.page import write_report as write_report
     from ensemble_tune.run import run_all as run_all
+    from ensemble_tune.saved_ensemble import load_ensemble as load_ensemble
     from ensemble_tune.segment import segment_images as segment_images
     from ensemble_tune.settings import Settings as Settings
     from ensemble_tune.trial import Checkpoint as Checkpoint
@@ -73,6 +74,7 @@ _HOME = {
     "convert_ensemble": "convert",
     "export_best": "export",
     "given_share": "trial",
+    "load_ensemble": "saved_ensemble",
     "run_all": "run",
     "search_base": "base_search",
     "search_meta": "meta_search",

@@ -272,8 +272,8 @@ def segment(
         from ensemble_tune.segment import segment_images
 
     choose_reporter(None)
-    written = sum(1 for _ in segment_images(ensemble, images, out, cpu=cpu, overlays=overlays))
-    out_console.print(f"wrote {written} masks to {out}", soft_wrap=True)
+    masks = sum(1 for _ in segment_images(ensemble, images, out, cpu=cpu, overlays=overlays))
+    out_console.print(f"{masks} masks are in {out}", soft_wrap=True)
 
 
 app.command()(convert)

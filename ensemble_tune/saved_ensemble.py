@@ -6,12 +6,15 @@ from ensemble_tune.ensemble.manifest import MANIFEST_FILE
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import RunError, quoted
 from ensemble_tune.final_folder import ENSEMBLE_FOLDER, FINAL
-from ensemble_tune.storage import Location, fetched, named_as
+from ensemble_tune.storage import Location, fetched, location, named_as
 
 
-def load_ensemble(place: Location) -> TrainedEnsemble:
-    """The ensemble of a run, of a final training, or in its own folder, ready on the CPU. Raises RunError or
-    ConfigError."""
+def load_ensemble(place: str | Location) -> TrainedEnsemble:
+    """The ensemble of a run, of a final training, or in its own folder, here or in an object store, ready on the CPU.
+
+    Raises RunError or ConfigError.
+    """
+    place = location(place)
     inside = (place / ENSEMBLE_FOLDER, place / FINAL / ENSEMBLE_FOLDER)
     found = next((folder for folder in inside if (folder / MANIFEST_FILE).exists()), place)
     try:

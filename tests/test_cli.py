@@ -480,7 +480,7 @@ def test_segment_prints_how_many_masks_it_wrote(
     command: Command, finished: Finished, tiles: Path, tmp_path: Path
 ) -> None:
     ended = command("segment", finished.out / "final", tiles / "val", "--out", tmp_path / "masks", "--overlays")
-    assert (ended.status, ended.out) == (0, f"wrote 4 masks to {tmp_path / 'masks'}\n")
+    assert (ended.status, ended.out) == (0, f"4 masks are in {tmp_path / 'masks'}\n")
     assert len(list((tmp_path / "masks" / "overlays").iterdir())) == 4
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from safetensors.torch import load_file, save_file
 from tiles import write_tiles
@@ -21,6 +22,7 @@ from ensemble_tune.ensemble.stage_data import StageData
 from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble
 from ensemble_tune.errors import ConfigError, DataError, RunError
+from ensemble_tune.saved_ensemble import load_ensemble
 from ensemble_tune.segment import segment_images
 
 
@@ -63,6 +65,13 @@ def test_grey_and_transparent_images_are_images_too(ensemble: Path, tmp_path: Pa
     image = _write(tmp_path / "image.png", 40, 50, channels)
     (mask,) = segment_images(ensemble, image, tmp_path / "masks")
     assert _mask(mask).shape == (40, 50)
+
+
+def test_pictures_and_tiffs_in_one_folder_are_all_segmented(ensemble: Path, tmp_path: Path) -> None:
+    _write(tmp_path / "photos" / "preview.png", 40, 50)
+    tifffile.imwrite(tmp_path / "photos" / "scan.tif", np.zeros((40, 50, 3), np.uint8), photometric="rgb")
+    written = segment_images(ensemble, tmp_path / "photos", tmp_path / "masks")
+    assert [path.stem for path in written] == ["preview", "scan"]
 
 
 def test_one_image_may_be_given(ensemble: Path, tmp_path: Path) -> None:
@@ -164,7 +173,15 @@ def test_what_was_segmented_is_not_segmented_again_unless_something_has_changed(
     os.utime(photos / "b.png", (later, later))
     assert again() == ["b"]
     os.utime(photos / "b.png", (0, 0))
-    assert again() == []
+    assert again() == ["b"], "an older image is another one too"
+    shutil.copy(out / "a.png", out / "b.png")
+    assert again() == ["b"], "somebody else has written it"
+    old = tmp_path / "old"
+    for name in ("a", "b", "c"):
+        os.utime(_write(old / f"{name}.png", 30, 30), (0, 0))
+    assert len(list(segment_images(ensemble, old, out))) == 3
+    assert {_mask(path).shape for path in out.glob("*.png")} == {(30, 30)}, "another folder's images of the same names"
+    assert again() == ["a", "b", "c"]
     other = Path(shutil.copytree(ensemble / "ensemble", tmp_path / "other"))
     file = next(other.rglob("*.safetensors"))
     state = load_file(file)
@@ -259,3 +276,19 @@ def test_a_large_image_is_seen_tile_by_tile_and_every_tile_agrees_with_itself_al
     cv2.imwrite(str(tmp_path / "corner.png"), sheet[:64, :64])
     (corner,) = segment_images(tiled, tmp_path / "corner.png", tmp_path / "masks")
     assert np.array_equal(_mask(corner)[:40, :40], _mask(mask)[:40, :40])
+
+
+def test_an_ensemble_labels_an_array_as_segment_does(ensemble: Path, tiled: Path, tmp_path: Path) -> None:
+    image = _write(tmp_path / "one.png", 90, 70)
+    for model, folder in ((ensemble, "whole"), (tiled, "cut")):
+        (mask,) = segment_images(model, image, tmp_path / folder)
+        labels = load_ensemble(str(model)).labels(read_image(image))
+        assert labels.dtype == np.uint8 and np.array_equal(labels, _mask(mask))
+    for wrong in (
+        np.zeros((5, 5), np.uint8),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((5, 5, 3)),
+        np.zeros((0, 5, 3), np.uint8),
+    ):
+        with pytest.raises(DataError, match=r"an image must be \(height, width, 3\) of uint8, but got"):
+            load_ensemble(ensemble).labels(wrong)

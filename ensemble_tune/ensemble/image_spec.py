@@ -18,6 +18,8 @@ MOST_CHANNELS = 64
 _KEYS = ("channels", "bits", "mean", "std")
 _BOUNDS = (2.0, 98.0)
 """Percentiles of an image that are shown as black and white."""
+_SAMPLED = 1000
+"""Pixels of a side of which these are taken, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +86,9 @@ class ImageSpec:
         if self.plain:
             return pixels.astype(np.uint8, copy=False)
         places = [0, 1, 2] if self.channels >= 3 else [0, 0, 0]
-        chosen = np.asarray(pixels[..., places], np.float64)
-        low, high = np.percentile(chosen, _BOUNDS, axis=(0, 1))
-        stretched = (chosen - low) / np.maximum(high - low, 1) * 255
+        step = math.ceil(max(pixels.shape[:2]) / _SAMPLED)
+        low, high = np.percentile(pixels[::step, ::step][..., places], _BOUNDS, axis=(0, 1)).astype(np.float32)
+        stretched = (pixels[..., places].astype(np.float32) - low) / np.maximum(high - low, 1) * 255
         return np.asarray(stretched.clip(0, 255), np.uint8)
 
 

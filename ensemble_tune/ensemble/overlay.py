@@ -32,8 +32,8 @@ _CAMVID = {
 _OPACITY = 0.6
 _BAR = 24
 """Height of a picture's caption in pixels."""
-_LARGEST = 60_000
-"""Width of all panels and height of one, in pixels: a JPEG has 65,500 at most, and captions need some."""
+_LARGEST = 16_000
+"""Width of all panels and height of one, in pixels: what a person can look at, and far fewer than a JPEG can hold."""
 _RIGHT, _WRONG = (70, 160, 90), (215, 40, 40)
 
 
@@ -60,7 +60,13 @@ def write_overlay(
     image: (H, W, 3) RGB. prediction, truth: (H, W) class indices, or IGNORED in the truth. The classes that occur are
     named below. Of a very large image each second, third, ... pixel is shown.
     """
-    colours = palette(classes)
+    colours, count = palette(classes), 2 if truth is None else 4
+    seen = set(np.unique(prediction)) | (set(np.unique(truth)) if truth is not None else set())
+    share = 0.0 if truth is None else _wrong_share(prediction, truth)
+    # What is said is of all pixels, whatever is shown of them.
+    step = math.ceil(max(count * image.shape[1], image.shape[0]) / _LARGEST)
+    image, prediction = image[::step, ::step], prediction[::step, ::step]
+    truth = None if truth is None else truth[::step, ::step]
     panels = [("frame", image)]
     if truth is not None:
         panels.append(("truth", tinted(image, colours[truth], truth != IGNORED)))
@@ -68,15 +74,16 @@ def write_overlay(
     if truth is not None:
         wrong = (truth != prediction)[..., None]
         verdict = np.where(wrong, np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
-        share = float(wrong[truth != IGNORED].mean()) if (truth != IGNORED).any() else 0.0
         panels.append((f"errors: {share:.1%} of labelled pixels", tinted(image, verdict, truth != IGNORED)))
-    seen = set(np.unique(prediction)) | (set(np.unique(truth)) if truth is not None else set())
-    # The shares above are of all pixels, whatever is shown of them.
-    step = math.ceil(max(len(panels) * image.shape[1], image.shape[0]) / _LARGEST)
-    sheet = np.concatenate([_captioned(caption, panel[::step, ::step]) for caption, panel in panels], axis=1)
+    sheet = np.concatenate([_captioned(caption, panel) for caption, panel in panels], axis=1)
     legend = [(name, colours[place]) for place, name in enumerate(classes) if place in seen]
     whole = np.concatenate([sheet, _legend(legend, sheet.shape[1])])
     write_picture(path, cast(Pixels, cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)))
+
+
+def _wrong_share(prediction: Pixels, truth: Pixels) -> float:
+    labelled = int(np.count_nonzero(truth != IGNORED))
+    return np.count_nonzero((truth != prediction) & (truth != IGNORED)) / labelled if labelled else 0.0
 
 
 def tinted(image: Pixels, colours: Pixels, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Pixels:

@@ -18,6 +18,8 @@ from ensemble_tune.errors import DataError
 TIFF_SUFFIXES = (".tif", ".tiff")
 FILE_SUFFIXES = (*IMAGE_SUFFIXES, *TIFF_SUFFIXES)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ENCODED = ("MINISWHITE", "PALETTE", "CIELAB", "ICCLAB", "ITULAB")
+"""Colours that a TIFF's numbers are not, but stand for: negatives, places in a palette, another space."""
 _CHANNELS_FIRST = ("SYX", "CYX", "QYX", "IYX", "ZYX")
 """tifffile's words for bands one after another, and for pages that are bands."""
 
@@ -58,9 +60,14 @@ def decode_pixels(spec: ImageSpec, path: Path, data: bytes) -> Deep:
     return pixels
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image, and it is not hidden."""
+    return path.suffix.lower() in FILE_SUFFIXES and not path.name.startswith(".")
+
+
 def usable(files: Iterable[Path]) -> list[Path]:
     """The images among files, in their order: PNG and JPEG, or TIFF where there is neither; none that is hidden."""
-    found = [path for path in files if path.suffix.lower() in FILE_SUFFIXES and not path.name.startswith(".")]
+    found = [path for path in files if is_image(path)]
     pictures = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     return pictures or found
 
@@ -82,12 +89,17 @@ def _decode_tiff(path: Path, data: bytes) -> Deep:
             first = file.series[0]
             # Pages that were written one by one count as images of their own; smaller ones are previews.
             pages = [each for each in file.series if (each.axes, each.shape, each.dtype) == ("YX", *_kind(first))]
-            axes = first.axes
+            axes, colours = first.axes, tifffile.PHOTOMETRIC(first.keyframe.photometric).name
             pixels = np.stack([page.asarray() for page in pages], axis=2) if axes == "YX" else first.asarray()
     except Exception as error:  # tifffile raises whatever a broken file leads to
         raise DataError(
             f"{path} is no readable TIFF file: {' '.join(str(error).split()) or type(error).__name__}"
         ) from error
+    if colours in _ENCODED:
+        raise DataError(
+            f"{path} must hold brightness, or red, green and blue, but holds {colours}; write it with black as 0, or "
+            "as RGB"
+        )
     if axes in _CHANNELS_FIRST:
         pixels = np.moveaxis(pixels, 0, 2)
     elif axes not in ("YX", "YXS"):

@@ -10,15 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ensemble_tune.ensemble.base_model import build_base_model, class_probabilities
+from ensemble_tune.ensemble.blend import tiled_labels
 from ensemble_tune.ensemble.fusion import build_fusion
+from ensemble_tune.ensemble.image_file import Deep, Pixels, resized
 from ensemble_tune.ensemble.manifest import MANIFEST_FILE, EnsembleManifest
 from ensemble_tune.ensemble.predictions import quantise
+from ensemble_tune.ensemble.scoring import logits_at
+from ensemble_tune.ensemble.stage_data import as_images
+from ensemble_tune.ensemble.tiles import Tiles
 from ensemble_tune.ensemble.training_state import WEIGHTS_FILE, load_weights
-from ensemble_tune.errors import ConfigError, RunError, quoted
+from ensemble_tune.errors import ConfigError, DataError, RunError, quoted
 from ensemble_tune.storage import Location, atomic_folder, copy_file
 from ensemble_tune.waits import tracked
 
@@ -37,6 +43,26 @@ class TrainedEnsemble(nn.Module):
         """Pixels (B, K, h, w), such as uint8 RGB, at the working size to logits (B, C, h, w)."""
         logits: Tensor = self.fusion(self.member_probabilities(images), images)
         return logits
+
+    @torch.inference_mode()
+    def labels(self, image: Deep) -> Pixels:
+        """The class of each pixel, (H, W), of one image (H, W, K) of any size, such as uint8 RGB.
+
+        It is brought to the working size, and its logits back; or tile by tile, where the data set has tiles. Raises
+        DataError where it does not have the channels and bits that the ensemble was trained on.
+        """
+        kind, size = self.manifest.images, self.manifest.fusion.size
+        if image.ndim != 3 or image.shape[2] != kind.channels or image.dtype != kind.dtype or not image.size:
+            raise DataError(
+                f"an image must be (height, width, {kind.channels}) of {np.dtype(kind.dtype)}, but got {image.shape} "
+                f"of {image.dtype}; give it as the training frames are"
+            )
+        device = next(self.parameters()).device
+
+        def logits_of(part: Deep) -> Tensor:
+            return logits_at(self(as_images([resized(part, size)]).to(device))[0], part.shape[:2])
+
+        return tiled_labels(logits_of, image, self.manifest.tiles or Tiles(size=image.shape[:2], overlap=0))
 
     def member_probabilities(self, images: Tensor) -> Tensor:
         """Images as above to what the fusion sees, (B, M, C, h, w) in [0, 1]."""

@@ -164,3 +164,12 @@ def test_tiff_files_count_where_there_are_no_others() -> None:
     names = ["a.tif", "b.TIFF", ".c.tif", "notes.txt"]
     assert [path.name for path in usable(map(Path, names))] == ["a.tif", "b.TIFF"]
     assert [path.name for path in usable(map(Path, [*names, "d.JPG"]))] == ["d.JPG"]
+
+
+@pytest.mark.parametrize("colours", ["miniswhite", "palette"])
+def test_numbers_that_stand_for_other_colours_are_no_brightness(tmp_path: Path, colours: str) -> None:
+    how = {"colormap": np.zeros((3, 256), np.uint16)} if colours == "palette" else {"photometric": colours}
+    tifffile.imwrite(tmp_path / "a.tif", pixels(1)[..., 0], **how)
+    for wanted in (RGB, kind(1, 8)):
+        with pytest.raises(DataError, match=f"must hold brightness, .* holds {colours.upper()}; write it with"):
+            read_pixels(wanted, tmp_path / "a.tif")
