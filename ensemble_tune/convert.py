@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ensemble_tune.ensemble.onnx_file import Agreement, check_onnx, write_onnx
-from ensemble_tune.ensemble.smp_folder import write_smp
+from ensemble_tune.ensemble.smp_folder import is_smp, write_smp
 from ensemble_tune.errors import ConfigError, suggest
 from ensemble_tune.saved_ensemble import load_ensemble
 from ensemble_tune.storage import Location, atomic_file, atomic_folder, location, make_folder
+from ensemble_tune.store_folder import COMPLETE
 
 Format = Literal["onnx", "smp"]
 """onnx: one file that holds all of the ensemble; smp: a folder for each base model, which smp opens."""
@@ -66,6 +67,6 @@ def _refuse_other_content(folder: Location) -> None:
         if folder.exists():
             raise ConfigError(f"--to is the folder to write, but {folder} is a file; choose another")
         return
-    foreign = [each for each in folder.iterdir() if not (each / "config.json").is_file()]
+    foreign = [each for each in folder.iterdir() if each.name != COMPLETE and not is_smp(each)]
     if foreign:
         raise ConfigError(f"--to is a new folder for smp's, but {folder} holds {foreign[0].name}; choose another")

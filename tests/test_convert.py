@@ -90,7 +90,8 @@ def test_a_file_gives_the_masks_of_segment(told: tuple[Path, str], final: Path, 
 
 
 def test_an_ensemble_is_converted_into_an_object_store(final: Path, bucket: ObjectPath) -> None:
-    (name, *_) = convert_ensemble(final / "ensemble", bucket / "smp", form="smp").models
+    for _ in range(2):
+        (name, *_) = convert_ensemble(final / "ensemble", bucket / "smp", form="smp").models
     assert json.loads((bucket / "smp" / name / "config.json").read_text())["_model_class"] == "Linknet"
 
 
@@ -130,3 +131,13 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(final: Path, tmp_pa
     with pytest.raises(ConfigError, match=r"--to is the folder to write, but .*thesis\.txt is a file"):
         convert_ensemble(final, tmp_path / "mine" / "thesis.txt", form="smp")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"
+    another = tmp_path / "models" / "bert"
+    another.mkdir(parents=True)
+    (another / "config.json").write_text("{}")
+    done = convert_ensemble(final, tmp_path / "smp", form="smp")
+    tuned = tmp_path / "smp" / done.models[0] / "fine-tuned.safetensors"
+    tuned.write_bytes(b"days of work")
+    for folder, holds in ((tmp_path / "models", "bert"), (tmp_path / "smp", done.models[0])):
+        with pytest.raises(ConfigError, match=f"a new folder for smp's, but .* holds {holds}; choose another"):
+            convert_ensemble(final, folder, form="smp")
+    assert (another / "config.json").exists() and tuned.exists()

@@ -21,10 +21,13 @@ from ensemble_tune.ensemble.base_model import STRIDE, BaseModel
 from ensemble_tune.ensemble.config import BaseConfig
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.trained_ensemble import TrainedEnsemble, models_of
+from ensemble_tune.storage import Location
 
+_FILES = {"model.safetensors", "config.json", "albumentations_config_eval.json", "README.md"}
+_OURS = "trained by ensemble_tune"
 _CARD = """# {architecture} with {encoder}
 
-A base model of an ensemble, trained by ensemble_tune. It works at {height}x{width} pixels. Its classes, in the order of
+A base model of an ensemble, {ours}. It works at {height}x{width} pixels. Its classes, in the order of
 its channels: {classes}.
 
 ```python
@@ -53,6 +56,13 @@ def write_smp(ensemble: TrainedEnsemble, folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def is_smp(folder: Location) -> bool:
+    """Whether `write_smp` wrote this folder of one model, and nobody has put anything else into it."""
+    if not folder.is_dir() or {each.name for each in folder.iterdir()} != _FILES:
+        return False
+    return _OURS.encode() in (folder / "README.md").read_bytes()
+
+
 def _which(manifest: EnsembleManifest) -> str:
     """Which images are brought to the working size as they were in training."""
     if manifest.tiles is not None:
@@ -67,6 +77,7 @@ def _write(model: BaseModel, base: BaseConfig, manifest: EnsembleManifest, folde
     folder.mkdir()
     # Before smp's own card, which would put the weights under a licence that nobody chose.
     card = _CARD.format(
+        ours=_OURS,
         architecture=base.architecture,
         encoder=base.encoder,
         classes=", ".join(manifest.classes),
