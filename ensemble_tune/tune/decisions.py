@@ -266,8 +266,7 @@ class Decisions:
         self._proposed += not given
         self._live.add(record.trial)
         self._put(record)
-        if given:
-            self._sampler.observe(record, {})  # so that it proposes no such point meanwhile
+        self._sampler.observe(record, {})  # so that it proposes no such point meanwhile, whoever proposed this one
         return record
 
     def _judge(self, row: EpochRecord) -> None:

@@ -41,6 +41,8 @@ class Bookings:
         self._requirements = requirements
         self._grows = grows
         self._rooms: dict[str, Room] = {}
+        self._seen: dict[str, Machine] = {}
+        """All machines that have been there: one that has gone may come back."""
         self._booked: dict[str, tuple[Placement, tuple[int, ...]]] = {}
         self._measured: dict[float, float] = {}
         """The most bytes that trials of an estimate took."""
@@ -62,6 +64,7 @@ class Bookings:
     def meet(self, machines: Sequence[Machine]) -> None:
         """The machines that there are from now on."""
         self._rooms = {machine.id: self._rooms.get(machine.id) or Room(machine) for machine in machines}
+        self._seen |= {machine.id: machine for machine in machines}
         if self._smallest and not any(self._settled(self._smallest, machine) for machine in machines):
             self._smallest = None
         if self._kept is not None and self._kept[1] not in self._rooms:
@@ -82,11 +85,11 @@ class Bookings:
         return wish
 
     def check(self, wish: Wish) -> None:
-        """Raises ConfigError where no machine could hold a trial, were it empty; OutOfMemoryError where that is known
-        from one like it."""
+        """Raises ConfigError where no machine that is or was there could hold a trial, were it empty; OutOfMemoryError
+        where that is known from one like it."""
         if self._grows:
             return
-        machines = [room.machine for room in self._rooms.values()]
+        machines = list(self._seen.values())
         if any(self._settled(wish, machine) for machine in machines):
             return
         nodes = [machine.resources for machine in machines]
@@ -246,7 +249,7 @@ class Bookings:
     def _settled(self, wish: Wish, machine: Machine) -> Placement | None:
         """What a trial would hold of a machine; None where that is more than the machine has."""
         there, takes, gpus, own = machine.resources.get("GPU", 0.0), self._takes(wish), wish.share.gpus, None
-        if gpus is None and not any(room.cards for room in self._rooms.values()):
+        if gpus is None and not any(each.resources.get("GPU", 0.0) >= 1 for each in self._seen.values()):
             gpus = 0.0
         if gpus is None:
             parts = 1 if takes is None or machine.card is None else min(machine.card // takes, _MOST)

@@ -95,6 +95,11 @@ class Stage:
         return places if self.bookings is None else len(self.bookings.booked)
 
     @property
+    def stuck(self) -> bool:
+        """Whether nothing runs, though trials wait: the machines that could hold them have gone."""
+        return bool(self.window) and not self.live
+
+    @property
     def waits(self) -> bool:
         """Whether a trial waits for room."""
         return bool(self.window or self.again)
@@ -162,8 +167,6 @@ class Stage:
 
     def _seek(self, bookings: Bookings, like: Placement | None = None) -> Handed | None:
         """A trial that fits, or with `like` one that fits there; looks no further ahead than it must for one."""
-        if not self.live:  # machines may have gone for good
-            self.window = [each for each in self.window if self._wish(bookings, each.assignment) is not None]
         while self.again:
             self._take(bookings, at=0)
         handed = self._fitting(bookings, like)

@@ -15,7 +15,7 @@ from ray.tune.callback import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import SearchAlgorithm
 
-from ensemble_tune.errors import ConfigError, StorageError
+from ensemble_tune.errors import ConfigError, RunError, StorageError
 from ensemble_tune.tune.interrupts import Interrupted
 from ensemble_tune.tune.machines import Leaving, Machines, devices
 from ensemble_tune.tune.out_of_memory import OF_RAY_S_MONITOR, cause
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_AWAY_SECONDS = 900
+"""How long a search waits where no machine is left that could hold one of its trials: a reboot takes minutes."""
 _COUNT_SECONDS = 10
 """How often a cluster's machines are counted: they are what is paid for."""
 
@@ -58,6 +60,7 @@ class Proposals(SearchAlgorithm):
         self._coming: SimpleQueue[Stage | None] = SimpleQueue()
         self._started = 0
         self._counted = 0.0
+        self._stuck_since: float | None = None
         self._closed = False
         self.stage: Stage | None = None
         self._ready: deque[tuple[str, Handed]] = deque()
@@ -94,9 +97,11 @@ class Proposals(SearchAlgorithm):
             # Nothing is live, so nothing else wants Tune's attention meanwhile.
             self.stage = None if self._closed else self._coming.get()
             self._closed = self.stage is None
-        if self.stage is None or self._enough(self.stage):
+        if self.stage is None:
             return None
         if not self._ready:
+            if self._enough(self.stage):
+                return None
             with self._end.on_error():
                 self._make_ready(self.stage.next(Placement(share=self.share)))
         if not self._ready:
@@ -152,8 +157,12 @@ class Proposals(SearchAlgorithm):
         return self._grown is not None
 
     def _enough(self, stage: Stage) -> bool:
-        """Whether one trial more than fits has been handed out: it is the next as soon as a place is free."""
-        return (stage.bookings is None or self.grows) and len(stage.live) > self.places
+        """Whether one trial more than fits has been handed out: it is the next as soon as a place is free.
+
+        Not where machines come when they are asked for: one would be bought for it.
+        """
+        surplus = 0 if self.grows else 1
+        return (stage.bookings is None or self.grows) and len(stage.live) >= self.places + surplus
 
     def is_finished(self) -> bool:
         """Whether nothing is left to propose, and never will be."""
@@ -210,10 +219,26 @@ class Proposals(SearchAlgorithm):
                 self._move(stage, {machine.id for machine in machines}, tune_controller)
                 self._call(tune_controller)
             if stage.bookings is not None:
-                stage.conductor.meter.held = stage.bookings.held("GPU")
+                meter = stage.conductor.meter
+                # What waits for machines that are not up yet holds nothing of them.
+                meter.held = min(stage.bookings.held("GPU"), meter.devices)
+            self._look_whether_stuck(stage)
             stage.conductor.look()
             if stage.conductor.reason is not None and (stage.live or stage.again or stage.window):
                 self._stop(stage, tune_controller)
+
+    def _look_whether_stuck(self, stage: Stage) -> None:
+        """Raises RunError where trials have waited too long for machines that have gone."""
+        if not stage.stuck:
+            self._stuck_since = None
+            return
+        self._stuck_since = self._stuck_since or time.monotonic()
+        if time.monotonic() - self._stuck_since > _AWAY_SECONDS:
+            trial = stage.window[0].assignment.trial
+            raise RunError(
+                f"a search needs a machine that can hold its trials, but those that could hold {trial} have been away "
+                f"for {_AWAY_SECONDS // 60} minutes; bring one back, and the same command goes on"
+            )
 
     def _move(self, stage: Stage, there: set[str], tune_controller: TuneController) -> None:
         """Looks for another place for trials that wait for one on a machine that has gone."""

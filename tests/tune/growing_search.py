@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as this process
 from counting_search import search
 from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
 
 from ensemble_tune.tune.resources import Resources
 from ensemble_tune.tune.workers import Workers
@@ -22,6 +23,7 @@ running = threading.Thread(target=whole.run)
 running.start()
 time.sleep(5)
 print("before:", len(list(out.glob("checkpoints/*/attempt-*"))))
+print("asked for:", len(placement_group_table()))
 cluster.add_node(num_cpus=2)
 running.join(90)
 print("ended:", not running.is_alive(), flush=True)

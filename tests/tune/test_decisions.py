@@ -13,6 +13,7 @@ from simulated import EPOCHS, decide, learning
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.tune.budget import Budget, Meter, Target, Usage
 from ensemble_tune.tune.decisions import Decisions
+from ensemble_tune.tune.known_first import KnownFirst
 from ensemble_tune.tune.record import EpochRecord, Objective, Status, TrialRecord
 from ensemble_tune.tune.sampler import make_sampler
 from ensemble_tune.tune.scheduler import SCHEDULERS, Decision, rungs
@@ -153,7 +154,7 @@ class TestKilledAtAnyMoment:
 
 def grid(**others: Any) -> Decisions:
     plain = decide()
-    sampler = make_sampler("grid", GRID, seed=0, objectives=[Objective("score")])
+    sampler = KnownFirst({"worth": 0.3}, make_sampler("grid", GRID, seed=0, objectives=[Objective("score")]))
     goal = replace(plain.goal, sampler="grid")
     return Decisions(goal, sampler=sampler, scheduler=plain._scheduler, trials=99, **others)
 

@@ -19,6 +19,7 @@ def test_a_search_starts_where_no_machine_is_up_and_uses_the_one_that_comes(tmp_
     command = [sys.executable, str(Path(__file__).with_name("growing_search.py")), str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert "before: 0" in done.stdout and "ended: True" in done.stdout, done.stderr
+    assert "asked for: 2" in done.stdout, "for a trial that waits, an autoscaler would start a machine"
     ledger = Ledger(tmp_path / LEDGER)
     check(ledger.trials(), ledger.epochs())
     assert [(trial.status, trial.epochs) for trial in ledger.trials()] == [(Status.FINISHED, 3)] * 4
