@@ -37,11 +37,13 @@ class DiskLock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = FileLock(folder / "writer.lock")
+        # Made when it is wanted: most ledgers are read only, and a lock's destructor does more than nothing.
+        self._lock: FileLock | None = None
 
     def acquire(self) -> None:
         """Raises RunError, naming the owner, where another process is the writer; OSError."""
         owner = self._folder / "writer.txt"
+        self._lock = self._lock or FileLock(self._folder / "writer.lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -61,4 +63,5 @@ class DiskLock:
 
     def release(self) -> None:
         """Lets others write."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()

@@ -20,7 +20,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from ensemble_tune.trial import Params, SizedTrial, Trial
 from ensemble_tune.tune.conductor import Conductor
-from ensemble_tune.tune.interrupts import interruptible
+from ensemble_tune.tune.interrupts import handlers_kept, interruptible
 from ensemble_tune.tune.machines import Machines, devices
 from ensemble_tune.tune.packing import Bookings
 from ensemble_tune.tune.quiet import hush_tune
@@ -69,7 +69,8 @@ class RayRunner:
     ) -> None:
         """Starts or joins Ray; slots, imports: as in `Workers`. Raises ConfigError."""
         os.environ.update(_TUNE_SETTINGS)
-        self._own_ray = start_ray(address, resources, imports)
+        with handlers_kept():
+            self._own_ray = start_ray(address, resources, imports)
         self._asked = resources
         machines = Machines()
         # A cluster that grows may have no device yet, so what is not said of devices cannot be found out.
@@ -87,6 +88,22 @@ class RayRunner:
 
         Raises Interrupted on Ctrl-C and SIGTERM.
         """
+        with interruptible(self._end.interrupt):
+            try:
+                stage = self._begin(conductor, trial, requirements)
+                while not stage.done.wait(timeout=0.2) and self._thread is not None and self._thread.is_alive():
+                    pass
+            except (KeyboardInterrupt, SystemExit):  # the second one: nothing is waited for
+                self._thread = None
+                raise
+        if self._end.reason is not None:
+            self.close()
+            raise self._end.reason
+        if not stage.done.is_set():
+            raise RuntimeError("Tune ended before the trials did")
+
+    def _begin(self, conductor: Conductor, trial: Trial, requirements: Requirements | None) -> Stage:
+        """Hands the conductor's trials to Tune, which is started for the first of them."""
         machines = self._proposals.count()  # a cluster may have grown since the last stage
         if not self._resources.gpus:  # and its first GPUs have come
             self._resources = self._asked.on([machine.resources for machine in machines])
@@ -111,27 +128,17 @@ class RayRunner:
         if self._thread is None:
             self._thread = threading.Thread(target=self._tune, name="tune", daemon=True)
             self._thread.start()
-        with interruptible(self._end.interrupt):
-            try:
-                while not stage.done.wait(timeout=0.2) and self._thread.is_alive():
-                    pass
-            except KeyboardInterrupt:  # the second one: nothing is waited for
-                self._thread = None
-                raise
-        if self._end.reason is not None:
-            self.close()
-            raise self._end.reason
-        if not stage.done.is_set():
-            raise RuntimeError("Tune ended before the trials did")
+        return stage
 
     def _of(self, trial: Trial) -> Requirements | None:
         """Each trial's share by what it says that it takes of a GPU; where it says nothing the same for all, which one
         that runs out of memory may exceed. None where there is nothing to run out of.
 
-        Machines that come when they are asked for are asked for one share.
+        Machines that come when they are asked for are asked for one share, and no more trials than they are to hold
+        are handed out: so each that ends must say at once which one takes its worker over.
         """
         alike = self._resources
-        if not alike.gpus and not alike.memory:
+        if not (alike.gpus or alike.memory or self._proposals.grows):
             return None
         if not isinstance(trial, SizedTrial) or not alike.gpus or self._proposals.grows:
             return lambda params: alike

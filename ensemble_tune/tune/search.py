@@ -165,8 +165,8 @@ class Search:
     def _train(self, conductor: Conductor) -> None:
         """Runs a conductor to its end, and has the reason written down."""
         try:
-            self.prepare()
             with self.workers:
+                self.prepare()
                 self.workers.run(conductor, self.trial, self.requirements)
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.trial import Trial
 from ensemble_tune.tune.conductor import Conductor
+from ensemble_tune.tune.interrupts import Noted
 from ensemble_tune.tune.resources import Requirements, Resources
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Workers:
         self._imports = imports
         self._runner: RayRunner | None = None
         self._users = 0
+        self._signals = Noted()
 
     @property
     def here(self) -> bool:
@@ -53,24 +55,34 @@ class Workers:
         return not (self._address or os.environ.get("RAY_ADDRESS"))
 
     def __enter__(self) -> Workers:
+        if not self._users:
+            self._signals.__enter__()
         self._users += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._users -= 1
-        if not self._users or error is not None:
-            self._end()
+        if isinstance(error, KeyboardInterrupt):
+            self._signals.came = False  # whoever catches it may go on
+        try:
+            if not self._users or error is not None:
+                self._end()
+        finally:
+            if not self._users:
+                self._signals.__exit__(kind, error, at)
 
     def run(self, conductor: Conductor, trial: Trial, requirements: Requirements | None = None) -> None:
         """Trains every trial that the conductor assigns; requirements: each one's share, None for the same for all.
 
         Raises Interrupted on Ctrl-C, ConfigError where no Ray is.
         """
+        self._signals.check()
         if self._runner is None:
             # Imported here: a finished search needs no Ray.
             from ensemble_tune.tune.ray_runner import RayRunner
 
             self._runner = RayRunner(self.resources, self._address, self._slots, self._imports)
+            self._signals.check()  # that took seconds
         self._runner.run(conductor, trial, requirements)
 
     def _end(self) -> None:

@@ -1,6 +1,7 @@
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from processes import session, wait_for
 from ensemble_tune.errors import ConfigError, RunError
 from ensemble_tune.trial import Value
 from ensemble_tune.tune.budget import Budget, Target
+from ensemble_tune.tune.interrupts import Interrupted
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, TrialRecord
 from ensemble_tune.tune.resources import Resources
@@ -260,6 +262,36 @@ class TestOnLocalRay:
             replace(search(tmp_path, 2, 1, 0.0), on_end=interrupt).run()
         search(tmp_path, 2, 1, 0.0).run()
         assert [t.status for t in checked(tmp_path)] == [Status.FINISHED] * 2
+
+    def test_ctrl_c_that_python_drops_between_two_searches_ends_the_second(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Dropping:
+            def __del__(self) -> None:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)  # another thread may get it
+
+        dropped: list[object] = []
+        monkeypatch.setattr(sys, "unraisablehook", lambda raised: dropped.append(raised.exc_type))
+        before = signal.getsignal(signal.SIGINT)
+        with pytest.raises(Interrupted), Workers() as workers:
+            replace(search(tmp_path / "one", 1, 1, 0.0), workers=workers).run()
+            Dropping()
+            assert dropped == [KeyboardInterrupt]
+            replace(search(tmp_path / "two", 1, 1, 0.0), workers=workers).run()
+        assert len(checked(tmp_path / "one")) == 1 and checked(tmp_path / "two") == []
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_who_catches_ctrl_c_may_go_on(self, tmp_path: Path) -> None:
+        def interrupt() -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+
+        with Workers() as workers:
+            with pytest.raises(KeyboardInterrupt):
+                replace(search(tmp_path, 1, 1, 0.0), workers=workers, prepare=interrupt).run()
+            replace(search(tmp_path, 1, 1, 0.0), workers=workers).run()
+        assert [t.status for t in checked(tmp_path)] == [Status.FINISHED]
 
     def test_a_trial_that_fits_no_machine_is_refused_before_any_starts(self, tmp_path: Path) -> None:
         wish = Resources(cpus=CORES + 1)
