@@ -77,7 +77,8 @@ Cache = Annotated[
 CacheLimit = Annotated[
     float,
     typer.Option(
-        help="GiB that decoded frames may take; those unused for longest go first.", rich_help_panel="Machines"
+        help="GiB that decoded frames may take, predictions and fetched data as much each; unused ones go first.",
+        rich_help_panel="Machines",
     ),
 ]
 Folds = Annotated[int, typer.Option(help="Blocks the training frames are cut into for out-of-fold predictions.")]

@@ -20,6 +20,8 @@ from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.pareto import front
 from ensemble_tune.tune.record import EpochRecord, Mode, Objective, Status, TrialRecord, rank
 
+_CROSSFIT = ("crossfit_", "gain_over_")
+"""How scores begin that are of training blocks and not of val."""
 _BARS = " ▏▎▍▌▋▊▉█"
 TITLES = {
     "base": "Base models, scored on val",
@@ -142,8 +144,12 @@ def _ended(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 def manifest_lines(document: Mapping[str, Any]) -> str:
     """A manifest in a few lines for a person."""
     bases = [f"  {base.get('trial', '')}  {base['architecture']}  {base['encoder']}" for base in document["bases"]]
-    scores = ", ".join(f"{name} {score:.4f}" for name, score in document.get("scores", {}).items())
-    return "\n".join([f"{document['fusion']['kind']} of", *bases, f"on val: {scores}"])
+    scores = document.get("scores", {})
+    lines = []
+    for told, crossfit in (("on val", False), ("cross-fitted", True)):
+        own = [f"{name} {score:.4f}" for name, score in scores.items() if name.startswith(_CROSSFIT) == crossfit]
+        lines += [f"{told}: {', '.join(own)}"] if own else []
+    return "\n".join([f"{document['fusion']['kind']} of", *bases, *lines])
 
 
 def trial_page(out: Location, name: str) -> RenderableType:

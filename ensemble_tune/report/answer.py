@@ -67,14 +67,22 @@ def answer(view: RunView, *, price: float | None = None) -> Answer:
 def _title(view: RunView) -> str:
     best = view.best
     if best is not None:
-        members = fused_members(best)
-        name = fusion_name(best.params)
-        return "the best single model" if len(members) == 1 else f"{name} of {len(members)} models"
+        members, params = fused_members(best), best.params
+        name = fusion_name(params)
+        named = "the best single model" if len(members) == 1 else f"{name} of {len(members)} models"
+        return named + _passes(bool(params.get("flip")), str(params.get("deploy")), int(params.get("folds", 0)))
     if view.final is not None:
-        count = len(view.final.manifest.bases)
-        return "a single model" if count == 1 else f"{view.final.manifest.fusion.kind} of {count} models"
+        manifest = view.final.manifest
+        count = len(manifest.bases)
+        named = "a single model" if count == 1 else f"{manifest.fusion.kind} of {count} models"
+        return named + _passes(manifest.fusion.flip, manifest.deploy, manifest.folds)
     ranked = next((stage.ranked for stage in reversed(view.searches) if stage.ranked), [])
     return f"{ranked[0].trial}: {told(ranked[0])}" if ranked else "no trial has a score yet"
+
+
+def _passes(flip: bool, deploy: str, folds: int) -> str:
+    """What else runs for an image: without it nobody gets the scores."""
+    return (f", each by its {folds} fold models" if deploy == "folds" else "") + (", mirrored too" if flip else "")
 
 
 def _members(view: RunView) -> tuple[str, ...]:
@@ -148,7 +156,7 @@ def _costs(view: RunView, price: float | None) -> list[Tile]:
     best = view.best
     if best is not None and MILLISECONDS in best.scores:
         size = f"{best.scores[PARAMETERS]:.1f} M parameters" if PARAMETERS in best.scores else ""
-        tiles.append(Tile("an image takes", f"{best.scores[MILLISECONDS]:.1f} ms", size))
+        tiles.append(Tile("an image takes, in batches", f"{best.scores[MILLISECONDS]:.1f} ms", size))
     return tiles
 
 
@@ -207,7 +215,12 @@ def _commands(view: RunView) -> list[str]:
             f"ensemble-tune train best.toml --data {data} --out {quoted(view.place / 'final')} --run {place}",
         ]
     if "base" in stages:
-        return [f"ensemble-tune search meta --data {data} --out {place}"]
+        split = (
+            " --split blocks"
+            if any(r.provenance.get("split") == "blocks" for each in view.stages for r in each.trials)
+            else ""
+        )
+        return [f"ensemble-tune search meta --data {data} --out {place}{split}"]
     return [f"ensemble-tune results {place}"]
 
 
