@@ -44,7 +44,8 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class DiskCache:
-    """Folders in `root`, safe to share between processes; those unused for longest go when `limit` bytes are full."""
+    """Folders in `root`, safe to share between processes; those unused for longest go when `limit` bytes or the disk are
+    full."""
 
     root: Path
     limit: int = DEFAULT_LIMIT
@@ -119,7 +120,7 @@ class DiskCache:
         total = sum(sizes.values())
         removable = [path for path in entries if path.name not in kept and not is_partial(path)]
         for path in sorted(removable, key=_last_use):
-            if total + need <= self.limit:
+            if total + need <= self.limit and need <= shutil.disk_usage(self.root).free:
                 break
             remove_folder(path)  # whoever has mapped it keeps what it mapped
             total -= sizes[path]

@@ -70,19 +70,21 @@ def _title(view: RunView) -> str:
         members, params = fused_members(best), best.params
         name = fusion_name(params)
         named = "the best single model" if len(members) == 1 else f"{name} of {len(members)} models"
-        return named + _passes(bool(params.get("flip")), str(params.get("deploy")), int(params.get("folds", 0)))
+        flip, folds = bool(params.get("flip")), int(params["folds"]) if params.get("deploy") == "folds" else 0
+        return named + _passes(len(members), flip, folds)
     if view.final is not None:
         manifest = view.final.manifest
         count = len(manifest.bases)
         named = "a single model" if count == 1 else f"{manifest.fusion.kind} of {count} models"
-        return named + _passes(manifest.fusion.flip, manifest.deploy, manifest.folds)
+        return named + _passes(count, manifest.fusion.flip, manifest.folds if manifest.deploy == "folds" else 0)
     ranked = next((stage.ranked for stage in reversed(view.searches) if stage.ranked), [])
     return f"{ranked[0].trial}: {told(ranked[0])}" if ranked else "no trial has a score yet"
 
 
-def _passes(flip: bool, deploy: str, folds: int) -> str:
-    """What else runs for an image: without it nobody gets the scores."""
-    return (f", each by its {folds} fold models" if deploy == "folds" else "") + (", mirrored too" if flip else "")
+def _passes(models: int, flip: bool, folds: int) -> str:
+    """What else runs for an image, without which nobody gets the scores; folds: that stand for a model, 0 for none."""
+    each = "each by its" if models > 1 else "by its"
+    return (f", {each} {folds} fold models" if folds else "") + (", mirrored too" if flip else "")
 
 
 def _members(view: RunView) -> tuple[str, ...]:

@@ -215,6 +215,22 @@ def test_frames_that_do_not_fit_the_disk_are_refused(
         load_frames(dataset, "train", SIZE, cache)
 
 
+def test_what_was_unused_for_longest_makes_room_on_a_full_disk_too(
+    dataset: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held() -> int:
+        return sum(path.stat().st_size for path in (cache / "frames").rglob("*") if path.is_file())
+
+    for age, side in ((300, 4), (100, 8)):
+        load_frames(dataset, "train", (side, 4), cache)
+        (stamp,) = (cache / "frames").glob(f"*-train-*-{side}x4/stamp.json")
+        os.utime(stamp, (time.time() - age,) * 2)
+    disk, usage = held() + 10, shutil.disk_usage(cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=disk - held()))
+    load_frames(dataset, "train", (3, 4), cache)
+    assert entries(cache) == {"truth", "8x4", "3x4"}
+
+
 def test_what_a_dead_builder_left_goes_with_the_next_build(dataset: Dataset, cache: Path) -> None:
     load_frames(dataset, "train", SIZE, cache)
     (entry,) = (cache / "frames").glob("*-train-*-4x4")

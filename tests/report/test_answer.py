@@ -21,9 +21,15 @@ def tiles(found: Answer) -> dict[str, tuple[str, str]]:
     return {tile.label: (tile.value, tile.note) for tile in found.tiles}
 
 
+def test_what_else_runs_for_an_image_is_said(tmp_path: Path) -> None:
+    mirrored = meta(0, 0.52, "mean", "1+2", deploy="refit", flip=True)
+    view = RunView.of(write_run(tmp_path, base(0, 0.4), base(1, 0.5), mirrored))
+    assert answer(view).title == "mean of 2 models, mirrored too"
+
+
 def test_the_best_fusion_comes_first_with_its_members(tmp_path: Path) -> None:
     found = answer(RunView.of(usual_run(tmp_path)))
-    assert found.title == "plain of 2 models"
+    assert found.title == "plain of 2 models, each by its 5 fold models"
     assert found.members == (
         "base-0001  linknet resnet34, mIoU on val 0.500",
         "base-0000  linknet resnet18, mIoU on val 0.400",
@@ -68,7 +74,7 @@ def test_a_gain_whose_interval_spans_zero_is_called_none(tmp_path: Path) -> None
     one, mean = candidate("best single", 0.6, trial="meta-0001"), candidate("mean", 0.602, 4, trial="meta-0000")
     view = RunView.of(usual_run(tmp_path))
     unsure = answer(replace(view, comparison=compare([one, mean])))
-    assert unsure.title == "the best single model"
+    assert unsure.title == "the best single model, by its 5 fold models"
     assert any(note.startswith("mean scores +0.2 points over") and NO_GAIN in note for note in unsure.notes)
     better = candidate("plain", 0.7, 2, trial="meta-0003")
     sure = answer(replace(view, comparison=compare([one, mean, better])))
