@@ -44,8 +44,7 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class DiskCache:
-    """Folders in `root`, safe to share between processes; those unused for longest go when `limit` bytes or the disk are
-    full."""
+    """Folders in `root`, safe to share between processes; those unused for longest go when `limit` or disk are full."""
 
     root: Path
     limit: int = DEFAULT_LIMIT
