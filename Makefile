@@ -22,7 +22,7 @@ setup: .venv/.installed
 # Everything small, so that it ends within 3 minutes on 2 cores; the same command as for real data.
 demo: setup
 	$(BIN)/ensemble-tune run --data synthetic --out runs/demo --size 60x80 --folds 2 --seed 0 \
-	    --base-space demo --base-trials 4 --base-epochs 6 --scheduler none \
+	    --base-space demo --base-trials 4 --base-epochs 10 --scheduler none \
 	    --meta-space meta-small --meta-trials 3 --meta-epochs 5
 
 test: setup
