@@ -115,7 +115,7 @@ class Meter:
     gpus: float = 0.0
     """The share that a trial holds."""
     held: float | None = None
-    """GPUs that all trials hold together, where each has a share of its own; then `gpus` says nothing."""
+    """GPUs that are booked for all trials together, where each has a share of its own; then `gpus` says nothing."""
     places: int = 1
     """How many trials run side by side; another one may wait, and holds no share."""
     devices: float = 0.0
@@ -134,7 +134,9 @@ class Meter:
 
     def gpus_in_use(self, live: int) -> float:
         """GPUs that trials hold together, while `live` of them run or wait for a place."""
-        return self.gpus * min(live, self.places) if self.held is None else self.held
+        if self.held is None:
+            return self.gpus * min(live, self.places)
+        return min(self.held, self.devices)  # what waits for machines that are not up yet holds nothing of them
 
 
 class Progress:

@@ -61,6 +61,7 @@ class Proposals(SearchAlgorithm):
         self._started = 0
         self._counted = 0.0
         self._stuck_since: float | None = None
+        self._controller: TuneController | None = None
         self._closed = False
         self.stage: Stage | None = None
         self._ready: deque[tuple[str, Handed]] = deque()
@@ -106,6 +107,9 @@ class Proposals(SearchAlgorithm):
                 self._make_ready(self.stage.next(Placement(share=self.share)))
         if not self._ready:
             self.stage.settle()
+            if self.stage.stuck and self._controller is not None:
+                # While Tune has no trial at all it asks for one, for ten minutes, and does nothing else.
+                self.look(self._controller)
             return None
         name, handed = self._ready.popleft()
         return TuneTrial(
@@ -206,6 +210,7 @@ class Proposals(SearchAlgorithm):
         stage = self.stage
         if stage is None or stage.done.is_set() or self._end.reason is not None:
             return
+        self._controller = tune_controller
         with self._end.on_error():
             self.leaving.look()
             if time.monotonic() - self._counted > _COUNT_SECONDS:
@@ -219,9 +224,7 @@ class Proposals(SearchAlgorithm):
                 self._move(stage, {machine.id for machine in machines}, tune_controller)
                 self._call(tune_controller)
             if stage.bookings is not None:
-                meter = stage.conductor.meter
-                # What waits for machines that are not up yet holds nothing of them.
-                meter.held = min(stage.bookings.held("GPU"), meter.devices)
+                stage.conductor.meter.held = stage.bookings.held("GPU")
             self._look_whether_stuck(stage)
             stage.conductor.look()
             if stage.conductor.reason is not None and (stage.live or stage.again or stage.window):

@@ -72,9 +72,12 @@ def test_a_meter_counts_machines_and_the_shares_that_trials_hold() -> None:
     assert meter.usage == Usage(hours=2.0, node_hours=6.0, gpu_hours=1.0)
     meter.advance(100.0 + 7200, live=5)  # one waits for a place
     assert meter.usage == Usage(hours=3.0, node_hours=9.0, gpu_hours=2.0)
-    meter.held = 0.6  # shares of their own
+    meter.held, meter.devices = 0.6, 2.0  # shares of their own
     meter.advance(100.0 + 10_800, live=5)
     assert meter.usage.gpu_hours == pytest.approx(2.6)
+    meter.held = 9.0  # most of them wait for machines that are asked for
+    meter.advance(100.0 + 14_400, live=5)
+    assert meter.usage.gpu_hours == pytest.approx(4.6)
     meter.held, meter.usage = None, Usage(hours=3.0, node_hours=9.0, gpu_hours=2.0)
     meter.advance(100.0, live=4)  # a clock that was set back
     assert meter.usage == Usage(hours=3.0, node_hours=9.0, gpu_hours=2.0)
