@@ -6,8 +6,9 @@ For each seed a search of base models (one of each architecture and a drawn one)
 three, and a fusion of every kind, all with mirrored frames (test-time augmentation); each fusion is then measured on
 test, its members trained on all training frames. Beside them the best base model's configuration, trained for as many
 epochs as cost what all trainings of the ensemble did, mirrored frames too; like a member it is worth its best epoch on
-val, and its fold models are trained as far. Figures are means over seeds; intervals are of cross-fitted blocks, drawn
-within sequences, and of seeds (bootstrap.py).
+val, and its fold models are trained as far. Then the mean of these long trained models of all seeds and a meta-model of
+them: what fusing still brings where more epochs bring little. Figures are means over seeds; intervals are of
+cross-fitted blocks, drawn within sequences, and of seeds (bootstrap.py).
 
 What an epoch costs is the lower quartile of its seconds over all seeds: what else the machine does slows some epochs,
 not most of the quickest. A fold model's epoch costs by its share of the frames; scoring counts nowhere.
@@ -30,13 +31,13 @@ from functools import cached_property
 from pathlib import Path
 from string import Template
 
-from ensemble_gain_table import SINGLE, Figures, table
+from ensemble_gain_table import SINGLE, Figures, relative, table
 from imagenet_encoder import ENCODER, fetch
 
 from ensemble_tune.base_search import search_base
 from ensemble_tune.comparison import current_comparison, measured
 from ensemble_tune.ensemble.base_trial import BaseTrial
-from ensemble_tune.ensemble.config import MetaConfig
+from ensemble_tune.ensemble.config import MetaConfig, MetaKind
 from ensemble_tune.ensemble.evidence import EVIDENCE, Evidence
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.meta_trial import (
@@ -65,6 +66,8 @@ from ensemble_tune.tune.search import Search
 EXPORTED, WEIGHTS = "the exported one", "imagenet.safetensors"
 LONG = "long"
 """The stage of the single models' trainings."""
+TOGETHER: tuple[MetaKind, ...] = ("mean", "plain")
+"""What fuses the single models of all seeds."""
 ARCHITECTURES = ("unet", "unetplusplus", "deeplabv3plus")
 BASE_SPACE = """
 [parameters]
@@ -197,7 +200,7 @@ class Singles:
     """For every seed the best base model, trained for as long as the ensemble was; all side by side, in one run."""
 
     def __init__(self, given: argparse.Namespace, seeds: Sequence[Seed]) -> None:
-        self.size, self.seeds = given.size, seeds
+        self.size, self.seeds, self.meta_epochs = given.size, seeds, given.meta_epochs
         self.settings = Settings(data=given.camvid, out=given.out / "single", folds=given.folds, say=print)
         self.data = self.settings.stage_data()
         self.cost = architecture_seconds(seeds)
@@ -225,8 +228,15 @@ class Singles:
             library = {record.trial: member_config(record) for record in singles}
             predict(own, data, library, predicted_parts(data, ("refit",), "out-of-fold"), (True,))
             for seed, single in zip(self.seeds, singles, strict=True):
-                seed.found[SINGLE] = self._figures(single)
+                seed.found[SINGLE] = self._figures([single])
                 self._tell(seed, single)
+            best = max((seed.found[SINGLE] for seed in self.seeds), key=lambda figures: figures.val)
+            for kind in TOGETHER if len(singles) > 1 else ():
+                name = f"{kind} of the singles"
+                fused = self._figures(singles, kind)
+                for seed in self.seeds:
+                    seed.found[name] = fused
+                print(f"{name} over the one with the best val: {relative([{'a': fused, 'b': best}], 'a', 'b')}")
 
     def _point(self, seed: Seed) -> dict[str, Value]:
         """The training that costs as much as all of the ensemble."""
@@ -250,19 +260,21 @@ class Singles:
     def _cost(self, record: TrialRecord) -> float:
         return self.cost[str(record.params["architecture"])]
 
-    def _figures(self, single: TrialRecord) -> Figures:
-        """Measured as a fusion of a single member."""
-        own, config = self.settings, member_config(single)
-        fusion = MetaConfig(kind="mean", size=config.size, flip=True)
+    def _figures(self, members: Sequence[TrialRecord], kind: MetaKind = "mean") -> Figures:
+        """Measured as a fusion; a single model is that of one member."""
+        own, library = self.settings, {record.trial: member_config(record) for record in members}
+        bases = tuple(library.values())
+        fusion = MetaConfig(kind=kind, size=bases[0].size, flip=True, epochs=self.meta_epochs)
+        name = "-".join([kind, *library])
         points: list[Point] = [
             {
                 **fusion.to_params(),
-                MEMBERS: single.trial,
-                BASES: "1",
+                MEMBERS: ",".join(library),
+                BASES: "all",
                 DEPLOY: "refit",
                 STACKING: "out-of-fold",
                 FOLDS: self.data.folds,
-                OF: single.trial,
+                OF: name,
                 BLOCK: block,
             }
             for block in range(self.data.folds + 1)
@@ -271,24 +283,24 @@ class Singles:
         trial = MetaTrial(
             data=self.data,
             store=own.out.absolute() / PREDICTIONS,
-            library={single.trial: config},
-            costs={single.trial: single.scores},
+            library=library,
+            costs={record.trial: record.scores for record in members},
             evidence=folder,
         )
         seen = self.data.provenance()
         records = train_points(own, stage="single", trial=trial, points=points, provenance=seen, keep=0)
         val, *blocks = [open_evidence(folder, point) for point in points]
         manifest = EnsembleManifest(
-            bases=(config,),
+            bases=bases,
             fusion=fusion,
             folds=self.data.folds,
             data_digest=self.data.dataset().digest,
-            trials=(single.trial,),
+            trials=tuple(library),
         )
         return Figures(
             evidence=blocks[0].join(*blocks[1:]),
             val=measured(val).miou,
-            test=on_test(manifest, own, single.trial),
+            test=on_test(manifest, own, name),
             milliseconds=records[0].scores["milliseconds"],
         )
 

@@ -31,7 +31,7 @@ def table(seeds: Sequence[Mapping[str, Figures]]) -> None:
     others = [name for name in ("mean", SINGLE) if name in names]
     print(f"\n{len(seeds)} seeds; gains in points of cross-fitted mIoU, with 95% intervals")
     print(
-        f"{'':20}{'crossfit':>9}{'small':>7}{'val':>7}{'test':>7}{'small':>7}{'ms':>6}"
+        f"{'':22}{'crossfit':>9}{'small':>7}{'val':>7}{'test':>7}{'small':>7}{'ms':>6}"
         + "".join(f"{'over ' + other:>26}" for other in others)
     )
     for name in names:
@@ -47,7 +47,7 @@ def table(seeds: Sequence[Mapping[str, Figures]]) -> None:
         gains = [points(over(seeds, name, other)) if name != other else "" for other in others]
         shown = "".join(f"{cell:7.3f}" for cell in cells[1:])
         ms = statistics.fmean(each.milliseconds for each in own)
-        print(f"{name:20}{cells[0]:9.3f}{shown}{ms:6.1f}" + "".join(f"{each:>26}" for each in gains))
+        print(f"{name:22}{cells[0]:9.3f}{shown}{ms:6.1f}" + "".join(f"{each:>26}" for each in gains))
     spread = [statistics.pstdev([measured(seed[name].evidence).miou for seed in seeds]) for name in names]
     print(f"standard deviation of the cross-fitted mIoU over seeds: {min(spread):.3f} to {max(spread):.3f}\n")
     for name in names:
