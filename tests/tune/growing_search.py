@@ -1,13 +1,12 @@
 """`python growing_search.py OUT`: a search on a cluster that has no place for a trial, until a machine comes."""
 
-import os
 import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as this process
+import ray
 from counting_search import search
 from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
@@ -27,4 +26,5 @@ print("asked for:", len(placement_group_table()))
 cluster.add_node(num_cpus=2)
 running.join(90)
 print("ended:", not running.is_alive(), flush=True)
+ray.shutdown()
 cluster.shutdown()

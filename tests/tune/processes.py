@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 
 def members(session: int) -> list[int]:
@@ -26,14 +28,32 @@ def members(session: int) -> list[int]:
 
 
 @contextmanager
-def session(*command: str | Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs Python with these arguments and variables; at the end nothing of its session is left."""
+def session(
+    *command: str | Path, printed: IO[bytes] | None = None, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs Python with these arguments and variables; at the end nothing of its session is left.
+
+    printed: where its output goes.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
-    process = subprocess.Popen([sys.executable, *command], start_new_session=True, env=environment)
+    process = subprocess.Popen([sys.executable, *command], start_new_session=True, env=environment, stdout=printed)
     try:
         yield process
     finally:
         end(process)
+
+
+def on_its_own_cluster(script: str, out: Path, seconds: float = 280) -> list[str]:
+    """The lines that a script of this folder prints, which starts machines on loopback that live as long as it."""
+    here = Path(__file__).parent
+    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
+    with (
+        TemporaryFile() as printed,
+        session(here / script, out, printed=printed, RAY_AUTH_MODE="disabled", PYTHONPATH=path) as process,
+    ):
+        assert process.wait(seconds) == 0
+        printed.seek(0)
+        return printed.read().decode().splitlines()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

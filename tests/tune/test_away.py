@@ -1,9 +1,7 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import on_its_own_cluster
 
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status
@@ -13,13 +11,7 @@ from ensemble_tune.tune.record import Status
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """What both searches left, and what was printed."""
     out = tmp_path_factory.mktemp("away")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
-    environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
-    command = [sys.executable, str(Path(__file__).with_name("away_search.py")), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout.splitlines()
+    return out, on_its_own_cluster("away_search.py", out, seconds=150)
 
 
 @pytest.mark.parametrize("name", ["back", "late"])

@@ -1,10 +1,8 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from counting_trial import check
+from processes import on_its_own_cluster
 
 from ensemble_tune.errors import ConfigError
 from ensemble_tune.tune.ledger import LEDGER, Ledger
@@ -14,12 +12,9 @@ from ensemble_tune.tune.workers import Workers
 
 
 def test_a_search_starts_where_no_machine_is_up_and_uses_the_one_that_comes(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
-    command = [sys.executable, str(Path(__file__).with_name("growing_search.py")), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert "before: 0" in done.stdout and "ended: True" in done.stdout, done.stderr
-    assert "asked for: 2" in done.stdout, "for a trial that waits, an autoscaler would start a machine"
+    printed = on_its_own_cluster("growing_search.py", tmp_path)
+    assert "before: 0" in printed and "ended: True" in printed
+    assert "asked for: 2" in printed, "for a trial that waits, an autoscaler would start a machine"
     ledger = Ledger(tmp_path / LEDGER)
     check(ledger.trials(), ledger.epochs())
     assert [(trial.status, trial.epochs) for trial in ledger.trials()] == [(Status.FINISHED, 3)] * 4

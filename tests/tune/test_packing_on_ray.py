@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packing_search import CARDS, EPOCHS, MEASURED, ROUND, ROUNDS
+from processes import on_its_own_cluster
 
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import EpochRecord, Status, TrialRecord
@@ -23,12 +21,7 @@ from ensemble_tune.tune.resources import GIB
 def searches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of them, on one cluster."""
     out = tmp_path_factory.mktemp("packed")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment["RAY_AUTH_MODE"] = "disabled"  # of this cluster, which lives on loopback and as long as the process
-    environment["PYTHONPATH"] = f"{Path(__file__).parent}:{environment.get('PYTHONPATH', '')}"
-    command = [sys.executable, str(Path(__file__).with_name("packing_search.py")), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    on_its_own_cluster("packing_search.py", out)
     return out
 
 
