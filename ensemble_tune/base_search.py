@@ -121,6 +121,13 @@ def epoch_seconds(
     raise RunError(f"none of {_PROBES} base models could be trained for one epoch; the last failed: {failed.error}")
 
 
+def is_anytime(space: str | Path) -> bool:
+    """Whether a training of this space that is cut off is worth what it has come to: its learning rate is constant, and
+    not on its way to one that is low at the end. Raises ConfigError."""
+    choices = SearchSpace.load(space).combinations(["schedule"])
+    return all(values.get("schedule", BaseConfig().schedule) == "constant" for values in choices)
+
+
 def _checked_space(
     source: str | Path, data: StageData, *, size: str | None, epochs: int, encoder_weights: str | None
 ) -> SearchSpace:

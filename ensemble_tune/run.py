@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ensemble_tune.base_search import STAGE, epoch_seconds, own_size, search_base
+from ensemble_tune.base_search import PROBE, STAGE, epoch_seconds, is_anytime, own_size, search_base
 from ensemble_tune.ensemble.config import format_size, parse_size
 from ensemble_tune.ensemble.manifest import Deploy, EnsembleManifest, Stacking
 from ensemble_tune.errors import ConfigError
@@ -72,14 +72,22 @@ def run_all(
     with settings.workers:
         epochs = _EPOCHS if base_epochs is None else base_epochs
         share = timetable.base
+        cpus = settings.workers.resources.cpus
         if bounded and base_epochs is None:
             seconds = epoch_seconds(settings, space=base_space, size=size, encoder_weights=encoder_weights)
-            epochs = _searched_before(settings.out) or timetable.epochs(seconds, slots(settings))
-            settings.say(f"an epoch of a base model takes {seconds:.1f} s, so that each is trained for {epochs}")
-            if not timetable.will_hold_fits(epochs * seconds, members, data.folds, slots(settings)):
+            before, there = _searched_before(settings.out), slots(settings)
+            epochs = before or timetable.epochs(seconds, there)
+            how = f"each is trained for {epochs}"
+            if not timetable.will_hold_fits(epochs * seconds, members, data.folds, there):
                 # A handful of trainings is all there is, and a mean wants each of them trained to its end.
                 share = timetable.base_alone
                 strategy = replace(strategy, scheduler=strategy.scheduler or "none")
+                if base_trials is None:
+                    fewest = 1 if _trains_on_cores(settings) else there
+                    at_once, most = timetable.few(seconds, there, fewest=fewest, anytime=is_anytime(base_space))
+                    epochs, cpus = before or most, cpus * (there // at_once)
+                    how = f"{at_once} at a time are trained, on {cpus:g} cores each, for {epochs} epochs at most"
+            settings.say(f"an epoch of a base model takes {seconds:.1f} s, so that {how}")
 
         def search(hours: float | None) -> SearchResult:
             return search_base(
@@ -92,7 +100,8 @@ def run_all(
                 strategy=replace(strategy, budget=replace(strategy.budget, hours=hours)),
             )
 
-        found = search(share)
+        with settings.workers.sharing(cpus=cpus):
+            found = search(share)
         ranked = rank([record for record in found.records if record.status is not Status.RUNNING], "max")
         if share != timetable.base_alone and not timetable.holds_fits(ranked, members, data.folds, slots(settings)):
             search(timetable.base_alone)
@@ -110,6 +119,13 @@ def run_all(
         manifest = export_best(settings.out, settings.out / "best.toml", data=settings.data)
         final = train(manifest, replace(settings, out=settings.out / FINAL), with_val=with_val, run=settings.out)
     return RunResult(manifest=manifest, final=final)
+
+
+def _trains_on_cores(settings: Settings) -> bool:
+    """Whether base models are trained on this machine's processor, so that fewer at once are each trained faster."""
+    probe = Ledger(settings.out / LEDGER).sessions(PROBE)
+    on_gpu = settings.workers.resources.gpus != 0 and any(session.use.get("devices") for session in probe)
+    return settings.workers.here and not on_gpu
 
 
 def _searched_before(out: Location) -> int | None:

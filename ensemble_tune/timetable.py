@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from ensemble_tune.storage import Location
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import TrialRecord
 
-_BASE_SHARE, _BASE_ALONE_SHARE = 0.5, 0.85
+_BASE_SHARE, _BASE_ALONE_SHARE = 0.5, 0.88
 """Of all hours: a fusion cannot find what no base model has learnt. The second where no fusion is fitted."""
 _TRAINED_SHARE = 0.7
 """Of all hours: what the trainings that are planned may take. The rest is for those that are stopped early, and for
@@ -23,6 +24,12 @@ slots there are: more than are fused."""
 _FEWEST_EPOCHS, _ENOUGH_EPOCHS, _MOST_EPOCHS = 4, 40, 60
 """Models that are trained from scratch for fewer epochs than are enough gain more by longer training than an ensemble
 gains by another member: then each slot trains one alone."""
+_MORE_CORES = 0.75
+"""Twice the cores train 2 ** 0.75 times as fast: so it was on two of them."""
+_MOST_CORES = 8
+"""For one training, as a multiple of its usual share: more of them were never measured."""
+_AMPLE = 2.0
+"""Times the epochs that are sure to fit, where the hours may cut a training off at any epoch and nothing is lost."""
 _FOLDS_SHARE = 0.7
 """Of what the base search leaves; the rest is for fitting and comparing fusions, and for the final training."""
 _META_SHARE = 0.4
@@ -69,9 +76,28 @@ class Timetable:
         """How long base models should be trained, where an epoch takes so many seconds on each of so many slots."""
         if self.hours is None:
             return _MOST_EPOCHS
-        alone = _TRAINED_SHARE * self.hours * 3600 / seconds
+        alone = self._trained(seconds)
         shared = alone * min(slots / _FULL_TRAININGS, 1 / _ONE_AFTER_ANOTHER)
         return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(max(shared, min(alone, _ENOUGH_EPOCHS)))))
+
+    def few(self, seconds: float, slots: int, *, fewest: int, anytime: bool) -> tuple[int, int]:
+        """How many base models are trained at once, and for how many epochs, where no fusion is fitted.
+
+        seconds: of an epoch on each of so many slots. fewest: how few may be trained at once, on the cores of all;
+        `slots` where cores cannot be shared out. anytime: whether a training that is cut off is worth what it has come
+        to; then those that have all the hours are given more epochs than these hold.
+        """
+        fewest = max(fewest, math.ceil(slots / _MOST_CORES))
+        counts = range(slots, fewest - 1, -1)
+        at_once = next((n for n in counts if self._trained(seconds, slots // n) >= _ENOUGH_EPOCHS), fewest)
+        most = self._trained(seconds, slots // at_once)
+        if at_once == slots and most >= _ENOUGH_EPOCHS:  # each slot has time for more than one
+            return slots, self.epochs(seconds, slots)
+        return at_once, max(_FEWEST_EPOCHS, round(most * (_AMPLE if anytime else 1.0)))
+
+    def _trained(self, seconds: float, cores: int = 1) -> float:
+        """Epochs of a training that has all the time, on so many times the cores that an epoch takes the seconds on."""
+        return math.inf if self.hours is None else _TRAINED_SHARE * self.hours * 3600 / seconds * cores**_MORE_CORES
 
     def members(self, ranked: Sequence[TrialRecord], most: int, folds: int, slots: int) -> int:
         """How many of the base trials can have their folds trained in time: `most` at most, 0 where not even one can.

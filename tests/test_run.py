@@ -1,3 +1,5 @@
+import json
+import math
 import re
 import shutil
 import time
@@ -21,7 +23,7 @@ from tiny_run import (
     write_spaces,
 )
 
-from ensemble_tune.base_search import search_base
+from ensemble_tune.base_search import epoch_seconds, is_anytime, search_base
 from ensemble_tune.comparison import current_comparison
 from ensemble_tune.ensemble.manifest import EnsembleManifest
 from ensemble_tune.ensemble.score_names import MILLISECONDS
@@ -33,9 +35,9 @@ from ensemble_tune.meta_search import search_meta
 from ensemble_tune.run import run_all
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.timetable import Timetable
-from ensemble_tune.tune.budget import Budget
+from ensemble_tune.tune.budget import Budget, Target
 from ensemble_tune.tune.ledger import LEDGER, Ledger
-from ensemble_tune.tune.record import rank
+from ensemble_tune.tune.record import Status, rank
 
 
 def test_ctrl_c_in_any_stage_loses_and_doubles_nothing(finished: Finished) -> None:
@@ -195,6 +197,49 @@ def test_hours_bound_the_whole_run(tiles: Path, tmp_path: Path) -> None:
     assert str(ended["base"]).endswith("hours used")
     assert {trial.params["kind"] for trial in trials_of(tmp_path / "run", "meta")} >= {"mean"}
     assert (tmp_path / "run" / "final" / "metrics.json").exists()
+
+
+def test_where_hours_are_few_one_model_has_all_cores_to_the_end_of_them(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has come to when it is cut off is exported."""
+    monkeypatch.setattr("ensemble_tune.run.epoch_seconds", lambda own, **how: 1e4 * epoch_seconds(own, **how) + 1e4)
+    base, meta = write_spaces(tmp_path / "spaces")
+    out, said = tmp_path / "run", list[str]()
+    own = replace(settings(tiles, out, tmp_path / "cache"), say=said.append)
+    run_all(
+        own,
+        base_space=base,
+        size=SIZE,
+        meta_space=meta,
+        meta_trials=1,
+        meta_epochs=1,
+        strategy=Strategy(budget=Budget(hours=1.0, target=Target("miou", 1e-6))),  # no hour is waited for
+    )
+    slots = {session.stage: session.slots for session in Ledger(out / LEDGER).sessions()}
+    assert slots["base"] == math.ceil(slots["probe"] / 8) and slots["fold"] == slots["probe"]
+    assert f"{slots['base']} at a time are trained, on {slots['probe'] // slots['base']} cores each" in " ".join(said)
+    assert own.workers.resources.cpus == 1
+    records = {record.trial: record for record in trials_of(out, "base")}
+    assert sum(record.epochs > 0 for record in records.values()) == slots["base"]
+    exported = EnsembleManifest.load(out / "best.toml")
+    record = records[exported.trials[0]]
+    assert record.status is Status.PAUSED and exported.bases[0].stop_epoch == record.best_epoch
+    assert record.epochs < exported.bases[0].epochs == record.params["epochs"] == 4
+    assert json.loads((out / "final" / "metrics.json").read_text())["scores"]["miou"] > 0
+
+
+def test_only_a_constant_learning_rate_is_worth_the_same_at_any_epoch(tmp_path: Path) -> None:
+    space = tmp_path / "space.toml"
+    for schedule, anytime in (
+        ("", True),
+        ('schedule = "constant"', True),
+        ('schedule = { choices = ["constant", "cosine"] }', False),
+        ('schedule = "one_cycle"', False),
+    ):
+        space.write_text(f'[parameters]\narchitecture = "unet"\n{schedule}\n')
+        assert is_anytime(space) == anytime
+    assert is_anytime("base") and is_anytime("base-small")
 
 
 def test_hours_of_a_search_of_fusions_are_its_own(finished: Finished, tiles: Path, tmp_path: Path) -> None:

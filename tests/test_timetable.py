@@ -58,7 +58,23 @@ def test_fewer_models_are_trained_where_several_would_learn_too_little() -> None
     assert bounded.epochs(60.0, slots=1) == bounded.epochs(60.0, slots=2) == 40, "one after another no more"
     assert bounded.epochs(84.0, slots=1) == bounded.epochs(84.0, slots=2) == 30, "all the time that there is"
     assert table(None)[0].epochs(1e4, slots=1) == 60
-    assert bounded.base == 0.5 and bounded.base_alone == 0.85 and table(None)[0].base_alone is None
+    assert bounded.base == 0.5 and bounded.base_alone == 0.88 and table(None)[0].base_alone is None
+
+
+def test_where_hours_are_few_fewer_models_are_trained_at_once_on_more_cores_each() -> None:
+    bounded, _ = table(1.0)
+
+    def few(seconds: float, slots: int, fewest: int = 1, *, anytime: bool = False) -> tuple[int, int]:
+        return bounded.few(seconds, slots, fewest=fewest, anytime=anytime)
+
+    assert few(63.0, slots=2) == (2, 40), "time for enough epochs on each"
+    assert few(64.0, slots=2) == (1, 66) and few(64.0, slots=3) == (1, 90), "on two cores, and on three"
+    assert few(64.0, slots=2, fewest=2) == (2, 39), "GPUs are not shared out"
+    assert few(64.0, slots=8) == (4, 66) and few(128.0, slots=8) == (2, 56), "two cores each, then four"
+    assert few(1e4, slots=64) == (8, 4), "no more than 8 cores each"
+    assert few(64.0, slots=2, anytime=True) == (1, 132), "more than the hours hold: they cut it off"
+    assert few(63.0, slots=2, anytime=True) == (2, 40)
+    assert table(None)[0].few(1e4, 2, fewest=1, anytime=True) == (2, 60)
 
 
 def test_as_many_members_as_their_folds_can_be_trained_in_time() -> None:

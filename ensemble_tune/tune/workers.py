@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -71,6 +74,16 @@ class Workers:
             if not self._users:
                 self._signals.__exit__(kind, error, at)
 
+    @contextmanager
+    def sharing(self, *, cpus: float) -> Iterator[None]:
+        """Within it each trial has so many cores; workers that have another share end as it begins and ends."""
+        before = self.resources
+        self._share(replace(before, cpus=cpus))
+        try:
+            yield
+        finally:
+            self._share(before)
+
     def run(self, conductor: Conductor, trial: Trial, requirements: Requirements | None = None) -> None:
         """Trains every trial that the conductor assigns; requirements: each one's share, None for the same for all.
 
@@ -84,6 +97,11 @@ class Workers:
             self._runner = RayRunner(self.resources, self._address, self._slots, self._imports)
             self._signals.check()  # that took seconds
         self._runner.run(conductor, trial, requirements)
+
+    def _share(self, resources: Resources) -> None:
+        if resources != self.resources:
+            self._end()
+            self.resources = resources
 
     def _end(self) -> None:
         if self._runner is not None:
