@@ -24,8 +24,8 @@ slots there are: more than are fused."""
 _FEWEST_EPOCHS, _ENOUGH_EPOCHS, _MOST_EPOCHS = 4, 40, 60
 """Models that are trained from scratch for fewer epochs than are enough gain more by longer training than an ensemble
 gains by another member: then each slot trains one alone."""
-_MORE_CORES = 0.75
-"""Twice the cores train 2 ** 0.75 times as fast: so it was on two of them."""
+_MORE_CORES = 0.5
+"""Twice the cores train 2 ** 0.5 times as fast, as it was on two of them with a small encoder at 90x120."""
 _MOST_CORES = 8
 """For one training, as a multiple of its usual share: more of them were never measured."""
 _AMPLE = 2.0
@@ -89,9 +89,9 @@ class Timetable:
         """
         fewest = max(fewest, math.ceil(slots / _MOST_CORES))
         counts = range(slots, fewest - 1, -1)
-        at_once = next((n for n in counts if self._trained(seconds, slots // n) >= _ENOUGH_EPOCHS), fewest)
+        at_once = next((n for n in counts if self._trained(seconds, slots // n) >= _MOST_EPOCHS), fewest)
         most = self._trained(seconds, slots // at_once)
-        if at_once == slots and most >= _ENOUGH_EPOCHS:  # each slot has time for more than one
+        if at_once == slots and most >= _MOST_EPOCHS:  # each slot has time for more than one
             return slots, self.epochs(seconds, slots)
         return at_once, max(_FEWEST_EPOCHS, round(most * (_AMPLE if anytime else 1.0)))
 
