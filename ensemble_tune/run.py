@@ -86,7 +86,8 @@ def run_all(
                     fewest = 1 if _trains_on_cores(settings) else there
                     at_once, most = timetable.few(seconds, there, fewest=fewest, anytime=is_anytime(base_space))
                     epochs, cpus = before or most, cpus * (there // at_once)
-                    how = f"{at_once} at a time are trained, on {cpus:g} cores each, for {epochs} epochs at most"
+                    each = f"{cpus:g} core{'s' if cpus > 1 else ''}"
+                    how = f"{at_once} at a time are trained, on {each} each, for {epochs} epochs at most"
             settings.say(f"an epoch of a base model takes {seconds:.1f} s, so that {how}")
 
         def search(hours: float | None) -> SearchResult:

@@ -23,7 +23,8 @@ _FULL_TRAININGS, _ONE_AFTER_ANOTHER = 4, 2
 slots there are: more than are fused."""
 _FEWEST_EPOCHS, _ENOUGH_EPOCHS, _MOST_EPOCHS = 4, 40, 60
 """Models that are trained from scratch for fewer epochs than are enough gain more by longer training than an ensemble
-gains by another member: then each slot trains one alone."""
+gains by another member: then each slot trains one alone, or several slots one. For fewer than the most a slot trains
+one to the end of the hours."""
 _MORE_CORES = 0.5
 """Twice the cores train 2 ** 0.5 times as fast, as it was on two of them with a small encoder at 90x120."""
 _MOST_CORES = 8
@@ -89,7 +90,7 @@ class Timetable:
         """
         fewest = max(fewest, math.ceil(slots / _MOST_CORES))
         counts = range(slots, fewest - 1, -1)
-        at_once = next((n for n in counts if self._trained(seconds, slots // n) >= _MOST_EPOCHS), fewest)
+        at_once = next((n for n in counts if self._trained(seconds, slots // n) >= _ENOUGH_EPOCHS), fewest)
         most = self._trained(seconds, slots // at_once)
         if at_once == slots and most >= _MOST_EPOCHS:  # each slot has time for more than one
             return slots, self.epochs(seconds, slots)
