@@ -20,6 +20,7 @@ from ensemble_tune.timetable import Timetable
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, rank
 from ensemble_tune.tune.search import SearchResult
+from ensemble_tune.tune.usable_cores import usable_cores
 
 _TRIALS, _EPOCHS, _UNBOUNDED = 30, 30, 100_000
 
@@ -85,7 +86,7 @@ def run_all(
                 if base_trials is None:
                     fewest = 1 if _trains_on_cores(settings) else there
                     at_once, most = timetable.few(seconds, there, fewest=fewest, anytime=is_anytime(base_space))
-                    epochs, cpus = before or most, cpus * (there // at_once)
+                    epochs, cpus = before or most, _more_cores(cpus, there // at_once)
                     each = f"{cpus:g} core{'s' if cpus > 1 else ''}"
                     how = f"{at_once} at a time are trained, on {each} each, for {epochs} epochs at most"
             settings.say(f"an epoch of a base model takes {seconds:.1f} s, so that {how}")
@@ -127,6 +128,11 @@ def _trains_on_cores(settings: Settings) -> bool:
     probe = Ledger(settings.out / LEDGER).sessions(PROBE)
     on_gpu = settings.workers.resources.gpus != 0 and any(session.use.get("devices") for session in probe)
     return settings.workers.here and not on_gpu
+
+
+def _more_cores(cpus: float, times: int) -> float:
+    """So many times a trial's cores, as far as there are: earlier calls may have been on a larger machine."""
+    return min(cpus * times, max(cpus, usable_cores()))
 
 
 def _searched_before(out: Location) -> int | None:

@@ -28,7 +28,7 @@ one to the end of the hours."""
 _MORE_CORES = 0.5
 """Twice the cores train 2 ** 0.5 times as fast, as it was on two of them with a small encoder at 90x120."""
 _MOST_CORES = 8
-"""For one training, as a multiple of its usual share: more of them were never measured."""
+"""For one training, as a multiple of its usual share; more than twice that share was not measured."""
 _AMPLE = 2.0
 """Times the epochs that are sure to fit, where the hours may cut a training off at any epoch and nothing is lost."""
 _FOLDS_SHARE = 0.7

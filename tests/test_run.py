@@ -32,12 +32,13 @@ from ensemble_tune.export import export_best
 from ensemble_tune.final_training import _fusion_before, train
 from ensemble_tune.library import ended_base_trials, keep_library
 from ensemble_tune.meta_search import search_meta
-from ensemble_tune.run import run_all
+from ensemble_tune.run import _more_cores, run_all
 from ensemble_tune.strategy import Strategy
 from ensemble_tune.timetable import Timetable
 from ensemble_tune.tune.budget import Budget, Target
 from ensemble_tune.tune.ledger import LEDGER, Ledger
 from ensemble_tune.tune.record import Status, rank
+from ensemble_tune.tune.usable_cores import usable_cores
 
 
 def test_ctrl_c_in_any_stage_loses_and_doubles_nothing(finished: Finished) -> None:
@@ -227,6 +228,12 @@ def test_where_hours_are_few_one_model_has_all_cores_to_the_end_of_them(
     assert record.status is Status.PAUSED and exported.bases[0].stop_epoch == record.best_epoch
     assert record.epochs < exported.bases[0].epochs == record.params["epochs"] == 4
     assert json.loads((out / "final" / "metrics.json").read_text())["scores"]["miou"] > 0
+
+
+def test_a_run_that_was_begun_on_a_larger_machine_asks_for_no_more_cores_than_there_are() -> None:
+    here = usable_cores()
+    assert _more_cores(1.0, 1) == 1.0 and _more_cores(1.0, here) == _more_cores(1.0, 64 * here) == here
+    assert _more_cores(64.0 * here, 1) == 64 * here, "what is asked for is refused in its own words"
 
 
 def test_only_a_constant_learning_rate_is_worth_the_same_at_any_epoch(tmp_path: Path) -> None:
